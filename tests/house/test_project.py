@@ -71,3 +71,10 @@ def test_every_target_loads(name):
     target = targets.load(name)
     assert target.title and target.static.format(name="m").endswith((".a", ".lib"))
     assert target.runner in ("host", "arm", "wasm", "")
+
+
+def test_every_data_file_is_packaged():
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]["edgekit"]
+    packaged = {path for pattern in patterns for path in (ROOT / "edgekit").glob(pattern)}
+    data = {p for p in (ROOT / "edgekit").rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+    assert data == packaged
