@@ -1,0 +1,152 @@
+"""Kernels to object files: compiled in a child process, cached by content, renamed to the model's prefix, assembled."""
+import hashlib
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata, resources
+from pathlib import Path
+
+from edgekit.errors import CompilerError, MissingToolError
+from edgekit.exporters.emit.compiler import SYMBOL
+from edgekit.exporters.kernels.spec import Kernel
+from edgekit.targets import Target
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """A compiled kernel: its C name and how many units of work it has."""
+
+    name: str
+    units: int
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """Object files of all kernels of a model for one target."""
+
+    objects: tuple[Path, ...]
+    symbols: Mapping[Kernel, Symbol]
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels are kept: EDGEKIT_CACHE or the user's cache folder."""
+    chosen = os.environ.get("EDGEKIT_CACHE")
+    if chosen:
+        return Path(chosen)
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "edgekit" / "cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "edgekit"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgekit"
+
+
+@cache
+def _generation() -> str:
+    """Changes with the compiler and with the source of the kernels."""
+    digest = hashlib.sha256(metadata.version("apache-tvm").encode())
+    sources = [*resources.files("edgekit.exporters.kernels").iterdir(), resources.files("edgekit.exporters.emit") / "compiler.py"]
+    for file in sorted((f for f in sources if f.name.endswith(".py")), key=lambda f: f.name):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def compile_kernels(kernels: Sequence[Kernel], target: Target, prefix: str, work: Path,
+                    names: Mapping[Kernel, str] | None = None, progress: Callable[[str], None] = lambda _: None) -> Compiled:
+    """Object files in `work` for the kernels, in order, named PREFIX_k0, PREFIX_k1, ...
+
+    names: the layer a kernel belongs to, for messages. Raises CompilerError when a kernel cannot be compiled or the
+    compiler crashes, MissingToolError without the compilers.
+    """
+    for package in ("apache-tvm", "ziglang"):
+        try:
+            metadata.version(package)
+        except metadata.PackageNotFoundError:
+            raise MissingToolError(f"exporting needs {package}", fix="pip install 'edgekit-deploy[export]'") from None
+    kernels = list(dict.fromkeys(kernels))
+    folder = cache_folder() / "kernels"
+    folder.mkdir(parents=True, exist_ok=True)
+    base = hashlib.sha256(f"{_generation()} {target}".encode())
+
+    def place(kernel: Kernel) -> Path:
+        digest = base.copy()
+        digest.update(repr(kernel).encode())
+        return folder / f"{digest.hexdigest()[:40]}.s"
+    paths = {k: place(k) for k in kernels}
+    missing = [k for k in kernels if not paths[k].exists()]
+    if missing:
+        _run_compiler(missing, paths, target, names or {}, progress)
+    symbols, sources = {}, []
+    for number, kernel in enumerate(kernels):
+        head, text = paths[kernel].read_text("utf-8").split("\n", 1)
+        name = f"{prefix}_k{number}"
+        symbols[kernel] = Symbol(name, int(head.split()[-1]))
+        source = work / f"k{number}.s"
+        source.write_text(only_kernel(text, name), "utf-8")
+        sources.append(source)
+    return Compiled(assemble(sources, target, work), symbols)
+
+
+def _run_compiler(kernels, paths, target: Target, names, progress) -> None:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]))}
+    child = subprocess.Popen([sys.executable, "-P", "-m", "edgekit.exporters.emit.compiler"], stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
+    log: list[bytes] = []
+    import threading
+    reader = threading.Thread(target=lambda: log.append(child.stderr.read()), daemon=True)
+    reader.start()
+    try:
+        pickle.dump((target, {n: (k, str(paths[k])) for n, k in enumerate(kernels)}), child.stdin)
+        child.stdin.close()
+        current = None
+        for line in child.stdout:
+            message = json.loads(line)
+            if "start" in message:
+                current = message["start"]
+                if current % 10 == 0:
+                    progress(f"{target.name}: compiling kernel {current + 1} of {len(kernels)}")
+            elif "failed" in message:
+                kernel = kernels[message["failed"]]
+                raise CompilerError(f"the compiler refused a kernel for {target.name}: {message['why']}",
+                                    where=names.get(kernel, type(kernel).__name__),
+                                    fix="please report this with the model; leaving the layer dense or another target may avoid it")
+            else:
+                current = None
+        code = child.wait()
+        if code != 0 or current is not None:
+            reader.join(5)
+            tail = b"".join(log).decode("utf-8", "replace").strip().splitlines()[-1:]
+            where = names.get(kernels[current], type(kernels[current]).__name__) if current is not None else ""
+            raise CompilerError(f"the compiler for {target.name} ended with code {code}" + (f": {tail[0]}" if tail else ""),
+                                where=where, fix="please report this with the model")
+    finally:
+        if child.poll() is None:
+            child.kill()
+        child.wait()
+        child.stdout.close()
+
+
+_HELPER = re.compile(r"^\s*\.(weak|globl|weak_definition|weak_def_can_be_hidden|linkonce)\b.*_?_(extendhfsf2|truncsfhf2|gnu_h2f_ieee|gnu_f2h_ieee)\b.*$", re.M)
+
+
+def only_kernel(text: str, name: str) -> str:
+    """The assembly with the kernel under its final name, and LLVM's half-float helpers kept local to the object."""
+    text = _HELPER.sub("", text)
+    return re.sub(rf"\b(_?){SYMBOL}\b", rf"\1{name}", text)
+
+
+def assemble(sources: Sequence[Path], target: Target, work: Path) -> tuple[Path, ...]:
+    """Object files beside their sources."""
+    flags = ["-msimd128"] if target.triple.startswith("wasm32") else []
+    command = [sys.executable, "-m", "ziglang", "cc", "-target", target.zig, *flags, "-c"]
+    for start in range(0, len(sources), 64):
+        part = sources[start:start + 64]
+        run = subprocess.run([*command, *map(str, part)], cwd=work, capture_output=True, text=True, check=False)
+        if run.returncode:
+            raise CompilerError(f"the assembler for {target.name} failed: {run.stderr.strip()[:500]}", fix="please report this with the model")
+    return tuple(s.with_suffix(".o") for s in sources)

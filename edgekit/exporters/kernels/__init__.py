@@ -1,0 +1,13 @@
+"""Kernels: from what to compute (`spec`) to loops that LLVM compiles well, one file per kind of operator."""
+
+
+def build(kernel, machine):
+    """The `tirx.PrimFunc` of a kernel for a `loops.Machine`, and its number of units."""
+    from edgekit.exporters.kernels import convolution, elementwise, linear, matmul, recurrent, reduction, spec
+    builders = {
+        spec.Map: elementwise.build_map, spec.Gather: elementwise.build_gather,
+        spec.Reduce: reduction.build_reduce, spec.Arg: reduction.build_arg, spec.Norm: reduction.build_norm,
+        spec.Conv: convolution.build_conv, spec.Linear: linear.build_linear, spec.MatMul: matmul.build_matmul,
+        spec.Recurrent: recurrent.build_recurrent,
+    }
+    return builders[type(kernel)](kernel, machine)

@@ -1,0 +1,76 @@
+"""Fused elementwise bodies: operands loaded, operations applied, the result stored."""
+from tvm import tirx
+
+from edgekit.exporters.kernels.loops import Code, broadcast, const
+from edgekit.exporters.kernels.scalar import apply
+from edgekit.exporters.kernels.spec import Body, Tensor
+
+
+def evaluate(code: Code, body: Body, values: list, lanes: int):
+    """The body's result for `values`, expressions of `lanes` lanes each."""
+    values = list(values)
+    for op in body:
+        values.append(code.let(apply(op.op, [values[a] for a in op.args], op.dtype, op.attrs, lanes)))
+    return values[-1]
+
+
+def address(code: Code, strides: tuple[int, ...], position: list):
+    """Sum of stride * position, leaving out what is zero."""
+    total = None
+    for stride, at in zip(strides, position, strict=True):
+        if stride == 0:
+            continue
+        term = code.i(at) if stride == 1 else code.i(at) * code.i(stride)
+        total = term if total is None else total + term
+    return code.i(0) if total is None else total
+
+
+def read(code: Code, buffer, tensor: Tensor, position: list, lanes: int):
+    """`lanes` neighbours along the last axis; bool comes as a condition."""
+    value = code.load(buffer, address(code, tensor.strides, position), lanes, tensor.strides[-1] if tensor.strides else 0)
+    return as_condition(value, lanes) if tensor.dtype == "bool" else value
+
+
+def as_condition(value, lanes: int):
+    return value != broadcast(const(0, "uint8"), lanes)
+
+
+def stored(value, dtype: str, lanes: int):
+    """The value as it lies in memory."""
+    if dtype != "bool":
+        return value
+    return tirx.Select(value, broadcast(const(1, "uint8"), lanes), broadcast(const(0, "uint8"), lanes))
+
+
+def write(code: Code, buffer, tensor: Tensor, value, position: list, lanes: int) -> None:
+    code.store(buffer, stored(value, tensor.dtype, lanes), address(code, tensor.strides, position), lanes, tensor.strides[-1])
+
+
+def lanes_for(code: Code, n: int, tensors: tuple[Tensor, ...]) -> int:
+    """Lanes for a loop over n elements: no wider than n needs."""
+    lanes = code.machine.lanes
+    while lanes > 1 and lanes > n:
+        lanes //= 2
+    return lanes
+
+
+def lane_addresses(code: Code, tensor: Tensor, row, columns, lanes: int):
+    """Addresses of (row, columns[lane]) of a two-dimensional operand."""
+    base = address(code, tensor.strides[:1], [row])
+    return broadcast(base, lanes) + columns * broadcast(code.i(tensor.strides[1]), lanes)
+
+
+def read_at(code: Code, buffer, tensor: Tensor, row, columns, lanes: int):
+    """One element a lane, from the columns of an index vector."""
+    if lanes == 1 or tensor.strides[1] == 0:
+        return read(code, buffer, tensor, [row, columns if lanes == 1 else code.i(0)], lanes)
+    value = code.load_at(buffer, lane_addresses(code, tensor, row, columns, lanes), lanes)
+    return as_condition(value, lanes) if tensor.dtype == "bool" else value
+
+
+def write_at(code: Code, buffer, tensor: Tensor, value, row, columns, lanes: int) -> None:
+    """One element a lane, to the columns of an index vector."""
+    if lanes == 1:
+        write(code, buffer, tensor, value, [row, columns], lanes)
+    else:
+        code.store_at(buffer, stored(value, tensor.dtype, lanes), lane_addresses(code, tensor, row, columns, lanes), lanes)

@@ -1,0 +1,172 @@
+"""Conv: the channel-major form of the group-sparse product. Positions are the vector lanes.
+
+A unit is one group and one strip of output rows. Positions of a strip are numbered along the rows of the padded image,
+so a tile of whole vectors runs across row ends; the few sums over padding are computed and dropped. Sums wait in a
+stack array until the strip is done, then exact rows go through the fused body to the output.
+"""
+from contextlib import ExitStack
+from math import prod
+
+from edgekit.exporters.kernels.body import address, evaluate, lanes_for, read, write
+from edgekit.exporters.kernels.loops import Code, Machine
+from edgekit.exporters.kernels.spec import Conv
+
+STRIP_FLOATS = 4096      # stack floats for the sums of a strip
+UNROLLED_TAPS = 32       # lists this short are unrolled whole (depthwise)
+
+
+def build_conv(k: Conv, machine: Machine):
+    code = Code(machine)
+    f = "float32"
+    x, w, bias = code.operand(f), code.operand(f), code.operand(f)
+    index = code.operand(k.index) if k.index else None
+    order = code.operand("int32") if k.order else None
+    extras = [code.operand(t.dtype) for t in k.extras]
+    out = code.operand(k.output.dtype)
+
+    *outer, height, width = (1, *k.spatial) if len(k.spatial) == 1 else k.spatial
+    pitch = k.step[-2] if len(k.spatial) > 1 else width
+    if height == 1:
+        pitch = width
+    rows, cols = _strip(k.v, height, width, pitch, machine.lanes)
+    down, across = -(-height // rows), -(-width // cols)
+    strips = prod(outer) * down * across
+
+    def unit(u):
+        g = code.let(u // code.i(strips)) if strips > 1 else u
+        rest = code.let(u % code.i(strips)) if strips > 1 else code.i(0)
+        at = []
+        for extent in (*outer, down, across):  # most significant first
+            strips_below = prod((*outer, down, across)[len(at) + 1:])
+            at.append(code.let(rest // code.i(strips_below) % code.i(extent)) if extent > 1 else code.i(0))
+        offsets = _offsets(code, k, g, index)
+        *front, r, c = at
+        for n_rows, first_row, row_ok in _parts(code, height, rows, r):
+            for n_cols, first_col, col_ok in _parts(code, width, cols, c):
+                with ExitStack() as stack:
+                    for condition in (row_ok, col_ok):
+                        if condition is not None:
+                            stack.enter_context(code.when(condition))
+                    start = [*front, first_row, first_col]
+                    sums = _sums(code, k, x, w, bias, g, offsets, start, n_rows, n_cols, pitch)
+                    _finish(code, k, sums, order, extras, out, g, start, n_rows, n_cols, pitch)
+    with code.units() as u:
+        unit(u)
+    return code.function(), k.groups * strips
+
+
+def _strip(v: int, height: int, width: int, pitch: int, lanes: int) -> tuple[int, int]:
+    """Rows and columns of a strip: as many as the stack array holds, and some balance where there are several."""
+    limit = max(STRIP_FLOATS // v // lanes * lanes, lanes)
+    if height == 1 or pitch > limit:
+        pieces = -(-width // limit)
+        return 1, min(width, -(-(-(-width // pieces)) // lanes) * lanes)
+    rows = max(1, limit // pitch)
+    return min(height, -(-height // -(-height // rows))), width
+
+
+def _parts(code: Code, extent: int, size: int, at):
+    """(length, start, condition) of whole pieces and, where size does not divide extent, of the last piece."""
+    whole, rest = divmod(extent, size)
+    if rest == 0:
+        return [(size, at * code.i(size) if whole > 1 else code.i(0), None)]
+    last = (rest, code.i(whole * size), at >= code.i(whole))
+    return [(size, code.let(at * code.i(size)), at < code.i(whole)), last]
+
+
+def _offsets(code: Code, k: Conv, g, index):
+    """offset(p) -> element offset of input p of group g in the image."""
+    taps = prod(k.kernel)
+    base = code.let(g * code.i(k.v) // code.i(k.fan_out) * code.i(k.fan_in * k.channel)) if k.fan_out < k.channels else code.i(0)
+
+    def tap(t):
+        total = None
+        below = taps
+        for n, s, d, phase, step in zip(k.kernel, k.stride, k.dilation, k.phase, k.step, strict=True):
+            below //= n
+            if n == 1:
+                continue
+            j = t // code.i(below) % code.i(n) * code.i(d)
+            part = j % code.i(s) * code.i(phase) + j // code.i(s) * code.i(step) if s > 1 else j * code.i(step)
+            total = part if total is None else total + part
+        return code.i(0) if total is None else total
+
+    def number(p):
+        return code.i(code.load(index, g * code.i(k.kept) + p)) if index is not None else p
+
+    if taps == 1:
+        return lambda p: base + number(p) * code.i(k.channel)
+    if index is None and k.kept <= UNROLLED_TAPS:
+        return lambda p: base + p // code.i(taps) * code.i(k.channel) + tap(p % code.i(taps))
+    table = code.array(k.kept, "int32")  # decoded once a unit: divisions do not belong in the hot loop
+    with code.loop(k.kept) as p:
+        i = code.let(number(p))
+        value = base + i // code.i(taps) * code.i(k.channel) + tap(i % code.i(taps))
+        code.local_store(table, value.astype("int32"), p)
+    return lambda p: code.i(code.local_load(table, p))
+
+
+def _sums(code: Code, k: Conv, x, w, bias, g, offsets, start, n_rows: int, n_cols: int, pitch: int):
+    """All sums of a strip, in a stack array (v, length) with length a whole number of vectors."""
+    positions = (n_rows - 1) * pitch + n_cols
+    lanes = lanes_for(code, 1 << (positions - 1).bit_length(), ())
+    vectors = -(-positions // lanes)
+    length = vectors * lanes
+    array = code.array(k.v * length, "float32")
+    steps = k.step if len(k.spatial) > 1 else (0, k.step[0])
+    origin = code.let(address(code, tuple(steps), start))
+    rows = next(d for d in (8, 7, 6, 5, 4, 3, 2, 1) if k.v % d == 0 and d * (2 if d > 1 else 1) <= code.machine.accumulators)
+    wide = max(1, min(code.machine.accumulators // rows, 8 if rows == 1 else 6))
+
+    def tile(first, count):
+        for v0 in range(0, k.v, rows):
+            acc = []
+            for v in range(v0, v0 + rows):
+                b = code.let(code.load(bias, g * code.i(k.v) + code.i(v), lanes, 0))
+                acc.append([code.register("float32", lanes, b) for _ in range(count)])
+
+            def product(p):
+                at = code.let(offsets(p) + origin + first)
+                xs = [code.let(code.load(x, at + code.i(m * lanes), lanes)) for m in range(count)]
+                weights = code.let((g * code.i(k.kept) + p) * code.i(k.v))
+                for j in range(rows):
+                    wv = code.let(code.load(w, weights + code.i(v0 + j), lanes, 0))
+                    for m in range(count):
+                        acc[j][m].set(acc[j][m].value + wv * xs[m])
+            if k.kept <= UNROLLED_TAPS and k.index is None and k.v == 1:
+                for p in range(k.kept):
+                    product(code.i(p))
+            else:
+                with code.loop(k.kept) as p:
+                    product(p)
+            for j in range(rows):
+                for m in range(count):
+                    code.local_store(array, acc[j][m].value, code.i((v0 + j) * length + m * lanes) + first, lanes)
+    whole, rest = divmod(vectors, wide)
+    if whole:
+        with code.loop(whole) as t:
+            tile(code.let(t * code.i(wide * lanes)), wide)
+    if rest:
+        tile(code.i(whole * wide * lanes), rest)
+    return array, length
+
+
+def _finish(code: Code, k: Conv, sums, order, extras, out, g, start, n_rows: int, n_cols: int, pitch: int) -> None:
+    """Exact rows of the strip through the fused body to the output."""
+    array, length = sums
+    flat = len(k.spatial) == 1
+    with code.loop(k.v) as v:
+        row_of_weights = code.let(g * code.i(k.v) + v)
+        channel = code.let(code.i(code.load(order, row_of_weights))) if order is not None else row_of_weights
+        with code.loop(n_rows) as r:
+            *front, r0, c0 = start
+
+            def visit(at, lanes):
+                spatial = [c0 + at] if flat else [*front, r0 + r, c0 + at]
+                position = [channel, *spatial]
+                value = code.local_load(array, v * code.i(length) + r * code.i(pitch) + at, lanes)
+                values = [code.let(value), *(read(code, b, t, position, lanes) for b, t in zip(extras, k.extras, strict=True))]
+                write(code, out, k.output, evaluate(code, k.post, values, lanes), position, lanes)
+            code.spans(n_cols, lanes_for(code, n_cols, ()), visit)
+
+

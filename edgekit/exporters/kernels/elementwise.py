@@ -1,0 +1,86 @@
+"""Map, Gather: one output element for every point of the iteration space."""
+from contextlib import ExitStack
+
+from tvm import tirx
+
+from edgekit.exporters.kernels.body import address, as_condition, evaluate, lanes_for, read, stored, write
+from edgekit.exporters.kernels.loops import Code, Machine
+from edgekit.exporters.kernels.spec import Gather, Map, Tensor
+
+BLOCK = 4096  # elements of a one-dimensional map that make up one unit
+
+
+def nest(code: Code, shape: tuple[int, ...], visit, lanes: int) -> int:
+    """visit(position, lanes) over `shape`, vectors along the last axis, units along the first; the number of units."""
+    if not shape:
+        with code.units():
+            visit([], 1)
+        return 1
+    *outer, n = shape
+    if not outer:
+        return _blocks(code, n, visit, lanes)
+    with code.units() as first, ExitStack() as stack:
+        position = [first, *(stack.enter_context(code.loop(extent)) for extent in outer[1:])]
+        code.spans(n, lanes, lambda at, width: visit([*position, at], width))
+    return outer[0]
+
+
+def _blocks(code: Code, n: int, visit, lanes: int) -> int:
+    whole = n // BLOCK
+    if not whole:
+        with code.units():
+            code.spans(n, lanes, lambda at, width: visit([at], width))
+        return 1
+    rest = n - whole * BLOCK
+    with code.units() as u:
+        with code.when(u < code.i(whole)):
+            start = code.let(u * code.i(BLOCK))
+            code.spans(BLOCK, lanes, lambda at, width: visit([start + at], width))
+        if rest:
+            with code.when(u >= code.i(whole)):
+                code.spans(rest, lanes, lambda at, width: visit([code.i(whole * BLOCK) + at], width))
+    return whole + (rest > 0)
+
+
+def build_map(k: Map, machine: Machine):
+    code = Code(machine)
+    buffers = [code.operand(t.dtype) for t in k.inputs]
+    out = code.operand(k.output.dtype)
+
+    def visit(position, lanes):
+        values = [read(code, b, t, position, lanes) for b, t in zip(buffers, k.inputs, strict=True)]
+        write(code, out, k.output, evaluate(code, k.body, values, lanes), position, lanes)
+    tensors = (*k.inputs, k.output)
+    # A dtype other than 4 bytes wide changes the register count, not the lanes: narrow ones fill part of a register.
+    lanes = lanes_for(code, k.shape[-1], tensors) if k.shape and k.output.strides[-1] else 1
+    units = nest(code, k.shape, visit, lanes)
+    return code.function(), units
+
+
+def build_gather(k: Gather, machine: Machine):
+    code = Code(machine)
+    x, index, out = code.operand(k.x.dtype), code.operand(k.index.dtype), code.operand(k.output.dtype)
+    moving = k.index.strides[-1] != 0 if k.shape else False
+
+    def visit(position, lanes):
+        j = code.let(code.i(code.load(index, address(code, k.index.strides, position))))
+        j = code.let(tirx.Select(j < code.i(0), j + code.i(k.extent), j))
+        j = code.let(tirx.max(tirx.min(j, code.i(k.extent - 1)), code.i(0)))
+        at = [j if a == k.axis else p for a, p in enumerate(position)]
+        value = code.load(x, address(code, k.x.strides, at), lanes, k.x.strides[-1])
+        if k.x.dtype == "bool":
+            value = as_condition(value, lanes)
+        code.store(out, stored(value, k.output.dtype, lanes), address(code, k.output.strides, position), lanes, k.output.strides[-1])
+    # One index for a whole vector, unless the index runs along the last axis.
+    single = not k.shape or moving or k.axis == len(k.shape) - 1 or not k.output.strides[-1]
+    units = nest(code, k.shape, visit, 1 if single else lanes_for(code, k.shape[-1], ()))
+    return code.function(), units
+
+
+def contiguous(shape: tuple[int, ...], dtype: str) -> Tensor:
+    """A row-major tensor."""
+    strides, step = [], 1
+    for extent in reversed(shape):
+        strides.append(step)
+        step *= extent
+    return Tensor(dtype, tuple(reversed(strides)))

@@ -1,0 +1,181 @@
+"""Writing loop nests of TVM's `tirx` directly: statements in order, vectors explicit, unrolling done by Python's own loops.
+
+No schedules: a kernel states its loops, its registers and its loads, and LLVM sees exactly those. Accumulators are
+one-element local buffers of vector type, which LLVM keeps in registers; local arrays live on the stack.
+"""
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from tvm import tirx
+from tvm.ir import PointerType, PrimType
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a kernel needs to know of its target. index: dtype of address arithmetic; lanes: float32 lanes of a vector;
+    accumulators: vectors that a tile may keep in registers; fma_loads: whether a broadcast load is free in an FMA."""
+
+    index: str
+    lanes: int
+    accumulators: int
+
+
+def const(value, dtype: str):
+    return tirx.const(value, dtype)
+
+
+def vector(dtype: str, lanes: int) -> str:
+    return dtype if lanes == 1 else f"{dtype}x{lanes}"
+
+
+def broadcast(value, lanes: int):
+    return value if lanes == 1 else tirx.Broadcast(value, lanes)
+
+
+class Code:
+    """A kernel being written. Operands are declared in the order of the C function's parameters."""
+
+    def __init__(self, machine: Machine):
+        self.machine = machine
+        self._blocks: list[list] = [[]]
+        self._params: list = []
+        self._decls: list = []
+        self._count = 0
+        self._skew = tirx.Var("skew", "int32")
+        self.begin, self.end = tirx.Var("begin", "int32"), tirx.Var("end", "int32")
+
+    def _name(self, stem: str) -> str:
+        self._count += 1
+        return f"{stem}{self._count}"
+
+    def _add(self, stmt) -> None:
+        self._blocks[-1].append(stmt)
+
+    def operand(self, dtype: str):
+        """The next parameter: a pointer. bool is stored as uint8."""
+        stored = "uint8" if dtype == "bool" else dtype
+        pointer = tirx.Var(self._name("a"), PointerType(PrimType(stored)))
+        buffer = tirx.decl_buffer((1 << 30,), stored, self._name("b"))
+        self._params.append(pointer)
+        self._decls.append(tirx.DeclBuffer(buffer, data=pointer))
+        return buffer
+
+    def i(self, value):
+        """A Python int or an integer expression in the dtype of address arithmetic."""
+        if isinstance(value, int):
+            return const(value, self.machine.index)
+        lanes = value.ty.dtype.lanes if hasattr(value.ty, "dtype") and hasattr(value.ty.dtype, "lanes") else 1
+        return value.astype(vector(self.machine.index, lanes))
+
+    def load(self, buffer, index, lanes: int = 1, stride: int = 1):
+        """`lanes` elements from `index` on, `stride` apart (0: one element, broadcast)."""
+        at = self.i(index) + self.i(self._skew)
+        if lanes == 1 or stride == 0:
+            return broadcast(tirx.BufferLoad(buffer, [at]), lanes)
+        return tirx.BufferLoad(buffer, [tirx.Ramp(at, self.i(stride), lanes)])
+
+    def store(self, buffer, value, index, lanes: int = 1, stride: int = 1) -> None:
+        at = self.i(index) + self.i(self._skew)
+        self._add(tirx.BufferStore(buffer, value, [at if lanes == 1 else tirx.Ramp(at, self.i(stride), lanes)]))
+
+    def load_at(self, buffer, indices, lanes: int):
+        """One element per lane of the index vector."""
+        return tirx.BufferLoad(buffer, [indices + broadcast(self.i(self._skew), lanes)])
+
+    def store_at(self, buffer, value, indices, lanes: int) -> None:
+        self._add(tirx.BufferStore(buffer, value, [indices + broadcast(self.i(self._skew), lanes)]))
+
+    def let(self, value):
+        """The value, computed once, here."""
+        var = tirx.Var(self._name("t"), value.ty)
+        self._add(tirx.Bind(var, value))
+        return var
+
+    def register(self, dtype: str, lanes: int = 1, init=None) -> "Register":
+        buffer = tirx.decl_buffer((1,), vector(dtype, lanes), self._name("r"), scope="local")
+        self._add(tirx.AllocBuffer(buffer))
+        r = Register(self, buffer)
+        if init is not None:
+            r.set(init)
+        return r
+
+    def array(self, size: int, dtype: str):
+        """A local array on the stack."""
+        buffer = tirx.decl_buffer((size,), dtype, self._name("l"), scope="local")
+        self._add(tirx.AllocBuffer(buffer))
+        return buffer
+
+    def local_load(self, array, index, lanes: int = 1):
+        at = self.i(index)
+        return tirx.BufferLoad(array, [at if lanes == 1 else tirx.Ramp(at, self.i(1), lanes)])
+
+    def local_store(self, array, value, index, lanes: int = 1) -> None:
+        at = self.i(index)
+        self._add(tirx.BufferStore(array, value, [at if lanes == 1 else tirx.Ramp(at, self.i(1), lanes)]))
+
+    @contextmanager
+    def loop(self, extent, start=0) -> Iterator:
+        """for (v = start; v < start + extent; v++)"""
+        if isinstance(extent, int) and extent == 1:  # no loop, no variable
+            yield self.i(start)
+            return
+        var = tirx.Var(self._name("i"), self.machine.index)
+        self._blocks.append([])
+        yield var
+        body = self._seq(self._blocks.pop())
+        if body is not None:
+            self._add(tirx.For(var, self.i(start), self.i(extent), tirx.ForKind.SERIAL, body))
+
+    @contextmanager
+    def units(self) -> Iterator:
+        """The loop over this call's share of the kernel's units."""
+        var = tirx.Var(self._name("u"), self.machine.index)
+        self._blocks.append([])
+        yield var
+        body = self._seq(self._blocks.pop())
+        self._add(tirx.For(var, self.i(self.begin), self.i(self.end) - self.i(self.begin), tirx.ForKind.SERIAL, body))
+
+    @contextmanager
+    def when(self, condition) -> Iterator[None]:
+        self._blocks.append([])
+        yield
+        body = self._seq(self._blocks.pop())
+        if body is not None:
+            self._add(tirx.IfThenElse(condition, body, None))
+
+    @staticmethod
+    def _seq(stmts: list):
+        return None if not stmts else stmts[0] if len(stmts) == 1 else tirx.SeqStmt(stmts)
+
+    def function(self):
+        """The PrimFunc: a plain C function over raw pointers that do not alias."""
+        body = self._seq(self._decls + self._blocks[0])
+        f = tirx.PrimFunc([*self._params, self.begin, self.end, self._skew], body)
+        return f.with_attr("calling_conv", 1).with_attr("tirx.noalias", True)
+
+    def spans(self, n: int, lanes: int, visit: Callable) -> None:
+        """visit(position, lanes) over n positions: a loop of whole vectors, then ever smaller ones."""
+        whole = n // lanes
+        if whole:
+            with self.loop(whole) as i:
+                visit(i * self.i(lanes), lanes)
+        at, rest = whole * lanes, n % lanes
+        while rest:
+            lanes = 1 << (rest.bit_length() - 1)
+            visit(self.i(at), lanes)
+            at, rest = at + lanes, rest - lanes
+
+
+class Register:
+    """A variable that LLVM keeps in a register."""
+
+    def __init__(self, code: Code, buffer):
+        self._code, self._buffer = code, buffer
+
+    @property
+    def value(self):
+        return tirx.BufferLoad(self._buffer, [const(0, "int32")])
+
+    def set(self, value) -> None:
+        self._code._add(tirx.BufferStore(self._buffer, value, [const(0, "int32")]))

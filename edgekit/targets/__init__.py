@@ -1,0 +1,43 @@
+"""The devices edgekit knows: one TOML file each, read into a frozen `Target`."""
+import tomllib
+from dataclasses import dataclass, replace
+from importlib import resources
+
+from edgekit.errors import InputError
+from edgekit.targets import native
+
+
+@dataclass(frozen=True)
+class Target:
+    """A device: what the compiler, the linker and the runner need to know of it."""
+
+    name: str
+    title: str
+    triple: str                   # of LLVM
+    cpu: str                      # of LLVM; on x86-64 a level (x86-64-v3); "native" is resolved when loaded
+    features: tuple[str, ...]     # of LLVM, such as "+simd128"
+    llvm_options: tuple[str, ...]
+    lanes: int  # float32 lanes of a vector
+    registers: int                # vector registers
+    zig: str                      # target triple for `zig cc`
+    shared: str                   # file name pattern of the loadable library, "" where there is none
+    static: str                   # file name pattern of the static library, "" where there is none
+    runner: str                   # "host" | "arm" | "wasm" | "" (cannot run here)
+    link: tuple[str, ...]         # extra arguments when the loadable library is linked
+
+
+def names() -> list[str]:
+    """Names of all targets, `host`, `arm64` and `wasm` first."""
+    found = sorted(p.name[:-5] for p in resources.files(__name__).iterdir() if p.name.endswith(".toml"))
+    first = ["host", "arm64", "wasm"]
+    return first + [n for n in found if n not in first]
+
+
+def load(name: str) -> Target:
+    """The target of that name; InputError names those there are."""
+    if name not in names():
+        raise InputError(f"unknown target {name!r}", fix="use one of: " + ", ".join(names()))
+    raw = tomllib.loads(resources.files(__name__).joinpath(name + ".toml").read_text("utf-8"))
+    known = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+    target = Target(name=name, **known)
+    return replace(target, **native.describe()) if target.cpu == "native" else target
