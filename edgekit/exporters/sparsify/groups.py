@@ -81,7 +81,9 @@ def find_groups(w: np.ndarray, sizes: tuple[int, ...] = SIZES) -> Groups | None:
     found: list[tuple[float, Groups]] = []
     for unite in (False, True):
         classes = _classes(bits, inputs, unite, limit / min(sizes))
-        for v in sizes if classes is not None else ():
+        if classes is None:
+            continue
+        for v in sizes:
             groups = _cut(classes, bits, nonzero, v)
             if groups.macs <= limit:
                 # Padding of the last group is no fault of the pattern; more groups than needed are.
