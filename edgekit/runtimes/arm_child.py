@@ -32,6 +32,7 @@ class Machine:
         from unicorn import arm64_const as registers
         self.unicorn, self.r = unicorn, registers
         self.uc = unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM)
+        self.uc.ctl_set_cpu_model(registers.UC_CPU_ARM64_MAX)  # the default lacks atomics and other extensions of v8.2
         self.uc.reg_write(registers.UC_ARM64_REG_CPACR_EL1, 3 << 20)  # else every floating-point instruction traps
         self.uc.mem_map(STOP, elf.PAGE, unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC)  # functions return to here
         self.uc.mem_map(STACK, STACK_BYTES, unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE)

@@ -1,0 +1,60 @@
+"""The drivers that run a bundle from Python, one protocol over all of them, and (in `abi`) what ships to a device."""
+from typing import Any
+
+from edgekit import targets
+from edgekit.errors import BundleError, InputError, MissingToolError
+from edgekit.runtimes.abi.names import library_names, model_name
+from edgekit.runtimes.session import Session
+
+__all__ = ["Session", "open_session"]
+
+
+def open_session(files: Any, target: str = "host", threads: int = 1) -> Session:
+    """The model of a bundle (from `abi.bundle.read`), loaded on a target: one in the bundle, or "onnx".
+
+    Raises InputError for a target that the bundle lacks or threads that the target has not, MissingToolError where the
+    target's runner is not installed or does not exist, BundleError and RuntimeStatusError for what does not load.
+    """
+    if threads < 1:
+        raise InputError(f"{threads} threads", fix="use 1 or more")
+    manifest = files.manifest
+    weights = files.file("weights.bin")
+    if target == "onnx":
+        from edgekit.runtimes.onnx import OnnxSession
+        models = {e["name"]: _present(files, "model.onnx" if k == 0 else f"model.{e['name']}.onnx")
+                  for k, e in enumerate(manifest["entries"])}
+        with weights.open("rb") as f:
+            plan_id = int.from_bytes(f.read(32)[24:], "little")
+        return OnnxSession(models, manifest, plan_id, threads)
+    if target not in manifest["targets"]:
+        raise InputError(f"the bundle has no target {target!r}",
+                         fix="use one of: " + ", ".join([*manifest["targets"], "onnx"]) + "; or export it for that target")
+    spec = targets.load(target)
+    if not spec.runner:
+        raise MissingToolError(f"nothing here runs the target {target!r}", fix="run it on the device")
+    library = _present(files, f"{target}/{library_names(spec, model_name(manifest['name']))[0]}")
+    if spec.runner == "host":
+        from edgekit.runtimes.host import HostSession
+        pool = f"{target}/{library_names(spec, 'ek_threads')[0]}"
+        return HostSession(library, manifest, weights, target, threads, files.file(pool) if pool in manifest["files"] else None)
+    if threads > 1:
+        raise InputError(f"{target} runs in one thread", fix="leave out the number of threads")
+    from edgekit.runtimes.guest import GuestSession
+    machine: Any
+    if spec.runner == "arm":
+        from edgekit.runtimes.arm import Emulator
+        machine = Emulator(library.read_bytes())
+    else:
+        from edgekit.runtimes.wasm import Sandbox
+        machine = Sandbox(library.read_bytes())
+    try:
+        return GuestSession(machine, target, manifest, weights.read_bytes())
+    except BaseException:
+        machine.close()
+        raise
+
+
+def _present(files: Any, name: str) -> Any:
+    if name not in files.manifest["files"]:
+        raise BundleError(f"the bundle does not contain {name}", fix="export it again, with what you want to run")
+    return files.file(name)
