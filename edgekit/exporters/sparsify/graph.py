@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.errors import MissingToolError
-from edgekit.exporters.sparsify.rules import Facts
+from edgekit.exporters.sparsify.rules import TRANSPOSED, Facts, grouped
 
 if TYPE_CHECKING:
     import onnx
 
-GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+GATES = ("LSTM", "GRU", "RNN")
 PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", *GATES}
 
 
@@ -60,7 +60,7 @@ def matrices(weight: np.ndarray, layout: str) -> np.ndarray:
     """Weights as a stack of matrices (count, outputs, inputs): one each direction of a recurrent layer, else one."""
     if layout == "stack":
         return weight
-    return weight.T[None] if layout == "columns" else weight.reshape(1, len(weight), -1)
+    return weight.T[None] if layout == "columns" else weight.reshape(1, len(weight), math.prod(weight.shape[1:]))
 
 
 def restore(stack: np.ndarray, shape: tuple[int, ...], layout: str) -> np.ndarray:
@@ -147,11 +147,11 @@ def _read(node: Any, name: str, constants: dict[str, Any], shapes: dict[str, tup
         outputs, fan_in = (shape[0], math.prod(shape[1:])) if shape else (0, 0)
         groups = attrs["group"].i if "group" in attrs else 1
         if op == "ConvTranspose":
-            macs, blocked = math.prod(shapes.get(inputs[0], ())) * fan_in, "transposed convolutions have no sparse kernel"
+            macs, blocked = math.prod(shapes.get(inputs[0], ())) * fan_in, TRANSPOSED
         else:
             macs, blocked = out * fan_in, ""
             if groups > 1:
-                blocked = "it is depthwise: a channel reads only itself" if shape[1:2] == (1,) else "it is a grouped convolution"
+                blocked = grouped(shape[1] if shape else 0)
         yield product(inputs[1], "", outputs, fan_in, macs, blocked)
     elif op == "Gemm":
         columns = not (attrs["transB"].i if "transB" in attrs else 0)

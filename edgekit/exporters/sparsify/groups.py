@@ -9,6 +9,7 @@ import numpy as np
 SIZES = (32, 16, 8, 4)  # group sizes with a kernel, the larger the fewer indices
 WORTH = 0.95            # a pattern that keeps more than this share of the multiply-adds is not worth an index
 CLOSE = 1.02            # a larger group may cost this much more than the cheapest
+PADDING = 1.125         # and rounding the number of outputs up to it may add this much
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +78,7 @@ def find_groups(w: np.ndarray, sizes: tuple[int, ...] = SIZES) -> Groups | None:
     if not w.size or np.count_nonzero(nonzero) > limit:
         return None
     bits = _words(nonzero)
-    ideal = CLOSE * np.count_nonzero(nonzero) / outputs  # no group can keep fewer inputs than its mean row has
+    ideal = CLOSE * np.count_nonzero(nonzero)
     found: list[tuple[float, Groups]] = []
     for unite in (False, True):
         classes = _classes(bits, inputs, unite, limit / min(sizes))
@@ -86,8 +87,8 @@ def find_groups(w: np.ndarray, sizes: tuple[int, ...] = SIZES) -> Groups | None:
         for v in sizes:
             groups = _cut(classes, bits, nonzero, v)
             if groups.macs <= limit:
-                # Padding of the last group is no fault of the pattern; more groups than needed are.
-                found.append((groups.kept * groups.count / -(-outputs // v), groups))
+                padding = -(-outputs // v) * v / outputs
+                found.append((groups.macs / (padding if padding <= PADDING else 1), groups))
         if found and min(cost for cost, _ in found) <= ideal:
             break
     if not found:

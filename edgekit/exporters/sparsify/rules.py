@@ -3,12 +3,12 @@ import math
 from dataclasses import dataclass
 
 from edgekit.errors import InputError
-from edgekit.exporters.sparsify.groups import WORTH
+from edgekit.exporters.sparsify.groups import PADDING, WORTH
 from edgekit.exporters.sparsify.mask import kept_inputs
 
 MIN_INPUTS = 8     # with fewer there is next to nothing to choose from
 MIN_MACS = 1024    # below, a layer costs about as much as calling it
-PADDING = 1.125    # `auto` takes a group size only if rounding up to it adds no more than this
+TRANSPOSED = "transposed convolutions have no sparse kernel"
 
 Group = int | str
 
@@ -103,6 +103,11 @@ def decide(facts: Facts, sparsity: float, group: Group) -> Choice:
         return Choice(v, kept, f"groups of {v} over {facts.outputs} outputs that keep {kept} of {facts.inputs} inputs "
                                f"would save less than {1 - WORTH:.0%}" if sparsity else "no sparsity was asked for")
     return Choice(v, kept)
+
+
+def grouped(fan_in: int) -> str:
+    """Why a convolution in groups of `fan_in` input channels stays dense."""
+    return "it is depthwise: a channel reads only itself" if fan_in == 1 else "it is a grouped convolution"
 
 
 def _number(count: int, what: str) -> str:
