@@ -1,0 +1,1 @@
+"""Plan -> object code, packed weights, C header, libraries: the only folder that compiles and links."""

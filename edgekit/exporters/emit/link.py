@@ -1,0 +1,102 @@
+"""C glue and libraries of one target: everything is compiled and linked by zig, freestanding, for any target from any host."""
+import shutil
+import tempfile
+from importlib import resources
+from pathlib import Path
+
+from edgekit.exporters.emit import c_source
+from edgekit.exporters.emit.compile import Compiled
+from edgekit.exporters.emit.cpu import cpu_features
+from edgekit.exporters.emit.zig import processor, triple, zig
+from edgekit.exporters.lower.plan import Plan
+from edgekit.runtimes.abi.names import library_names, model_name
+from edgekit.targets import Target
+
+_STACK_BYTES = 1 << 20  # of the wasm module
+# Nothing but the code itself: no libc, no start-up code, no stack protector, atomics inline.
+_FREESTANDING = ["-std=c11", "-O2", "-g0", "-ffreestanding", "-fno-stack-protector", "-fno-sanitize=all", "-fno-asynchronous-unwind-tables",
+                 "-Wall", "-Wextra", "-Werror"]
+
+
+def emit_target(plan: Plan, compiled: Compiled, target: Target, out_dir: Path) -> None:
+    """Writes OUT/include/{NAME.h, edgekit.h, ek_threads.h}, OUT/src/ek_threads.c and the libraries in OUT/TARGET.
+
+    For the host also the thread pool as a library of its own, for drivers that have no C compiler. Raises CompilerError
+    when the C compiler or a linker refuses, MissingToolError without zig.
+    """
+    name = model_name(plan.name)
+    include, library = out_dir / "include", out_dir / target.name
+    for folder in (include, out_dir / "src", library):
+        folder.mkdir(parents=True, exist_ok=True)
+    abi = resources.files("edgekit.runtimes.abi")
+    (include / f"{name}.h").write_text(c_source.header(plan), "utf-8", newline="\n")
+    for file, folder in (("edgekit.h", "include"), ("ek_threads.h", "include"), ("ek_threads.c", "src")):
+        (out_dir / folder / file).write_bytes(abi.joinpath(file).read_bytes())
+    with tempfile.TemporaryDirectory(prefix="edgekit-") as temporary:
+        work = Path(temporary)
+        for header in ("ek_runtime.h", "ek_crc32c.h"):
+            (work / header).write_bytes(abi.joinpath(header).read_bytes())
+        (work / "ek_memory.c").write_bytes(abi.joinpath("ek_memory.c").read_bytes())
+        (work / f"{name}.c").write_text(c_source.source(plan, compiled.symbols, cpu_features(target)), "utf-8")
+        glue = compile_c(work / f"{name}.c", target, include, work)
+        objects = [*compiled.objects, glue]
+        shared, static = library_names(target, name)
+        if static:
+            archive(objects, work / static)
+            shutil.move(work / static, library / static)
+        if shared:
+            memory = compile_c(work / "ek_memory.c", target, include, work)
+            link_shared([*objects, memory], target, c_source.api_symbols(plan), work / shared)
+            for made in (work / shared, (work / shared).with_suffix(".lib")):  # a DLL has an import library
+                if made.exists():
+                    shutil.move(made, library / made.name)
+        if target.runner == "host":
+            threads = library_names(target, "ek_threads")[0]
+            _link_threads(out_dir, target, work / threads)
+            shutil.move(work / threads, library / threads)
+
+
+def compile_c(source: Path, target: Target, include: Path, work: Path) -> Path:
+    """The object of one freestanding C file. On x86 for the oldest processor, so that `init` can say EK_CPU anywhere."""
+    flags = list(_FREESTANDING)
+    on = triple(target)
+    flags.append("-mcpu=baseline" if on.startswith("x86_64") else f"-mcpu={processor(target)}")
+    if not on.startswith("wasm32") and "windows" not in on:
+        flags.append("-fPIC")
+    if source.name == "ek_memory.c":
+        flags.append("-fno-builtin")  # or memcpy's loop becomes a call of memcpy
+    made = work / (source.stem + ".o")
+    zig("cc", "-target", on, *flags, f"-I{include}", f"-I{work}", "-c", source, "-o", made, cwd=work)
+    return made
+
+
+def archive(objects: list[Path], made: Path) -> None:
+    """A static library with its symbol table; the same bytes every time."""
+    zig("ar", "rcsD", made, *objects)
+
+
+def link_shared(objects: list[Path], target: Target, exported: list[str], made: Path) -> None:
+    """The loadable library; only `exported` can be seen from outside, nothing is left undefined, no debug information."""
+    on, work = triple(target), made.parent
+    if on.startswith("wasm32"):
+        zig("wasm-ld", "--no-entry", "--stack-first", "-z", f"stack-size={_STACK_BYTES}", "--strip-all", "--export=__heap_base",
+            *[f"--export={s}" for s in exported], "-o", made, *objects)
+        return
+    command = ["cc", "-target", on, "-shared", "-nostdlib", "-s", *target.link]
+    if "windows" in on:
+        names = work / "exports.def"
+        names.write_text("EXPORTS\n" + "".join(f"    {s}\n" for s in exported), "utf-8")
+        command += ["-lcompiler_rt", f"-Wl,--out-implib={made.with_suffix('.lib')}", str(names)]  # ___chkstk_ms
+    elif "macos" in on:
+        command.append(f"-Wl,-install_name,@rpath/{made.name}")
+    else:
+        names = work / "exports.map"
+        names.write_text("{ global: " + " ".join(f"{s};" for s in exported) + " local: *; };\n", "utf-8")
+        command += [f"-Wl,--version-script={names}", "-Wl,-z,defs", f"-Wl,-soname,{made.name}"]
+    zig(*command, *objects, "-o", made, cwd=work)
+
+
+def _link_threads(out_dir: Path, target: Target, made: Path) -> None:
+    """ek_threads as a library, with the system's libc."""
+    zig("cc", "-target", triple(target), "-mcpu=baseline", "-shared", "-std=c11", "-O2", "-fPIC", "-s", "-fno-sanitize=all",
+        "-fvisibility=hidden", f"-I{out_dir / 'include'}", out_dir / "src" / "ek_threads.c", "-o", made, cwd=made.parent)

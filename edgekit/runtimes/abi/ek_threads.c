@@ -1,0 +1,208 @@
+/* See ek_threads.h. A job is one parallel_for; its units are handed out in chunks by an atomic counter, so slow and fast
+ * cores both stay busy. Threads look for the next job for some microseconds, for a model's layers follow closely, and
+ * then sleep. */
+#if defined(_WIN32)
+#define EK_API __declspec(dllexport)
+#elif defined(__GNUC__)
+#define EK_API __attribute__((visibility("default")))
+#endif
+
+#include "ek_threads.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#if defined(_WIN32)
+
+#include <windows.h>
+
+typedef SRWLOCK ek_lock;
+typedef CONDITION_VARIABLE ek_signal;
+typedef HANDLE ek_thread;
+#define EK_THREAD_RESULT DWORD WINAPI
+static void ek_prepare(ek_lock *lock, ek_signal *wake)
+{
+    InitializeSRWLock(lock);
+    InitializeConditionVariable(wake);
+}
+static void ek_release(ek_lock *lock, ek_signal *wake) { (void)lock, (void)wake; }
+static void ek_acquire(ek_lock *lock) { AcquireSRWLockExclusive(lock); }
+static void ek_give_up(ek_lock *lock) { ReleaseSRWLockExclusive(lock); }
+static void ek_wait(ek_signal *wake, ek_lock *lock) { SleepConditionVariableSRW(wake, lock, INFINITE, 0); }
+static void ek_wake_all(ek_signal *wake) { WakeAllConditionVariable(wake); }
+static int ek_start(ek_thread *thread, DWORD(WINAPI *f)(void *), void *arg)
+{
+    *thread = CreateThread(NULL, 0, f, arg, 0, NULL);
+    return *thread != NULL;
+}
+static void ek_join(ek_thread thread)
+{
+    WaitForSingleObject(thread, INFINITE);
+    CloseHandle(thread);
+}
+static void ek_yield(void) { SwitchToThread(); }
+
+#else
+
+#include <pthread.h>
+#include <sched.h>
+
+typedef pthread_mutex_t ek_lock;
+typedef pthread_cond_t ek_signal;
+typedef pthread_t ek_thread;
+#define EK_THREAD_RESULT void *
+static void ek_prepare(ek_lock *lock, ek_signal *wake)
+{
+    pthread_mutex_init(lock, NULL);
+    pthread_cond_init(wake, NULL);
+}
+static void ek_release(ek_lock *lock, ek_signal *wake)
+{
+    pthread_mutex_destroy(lock);
+    pthread_cond_destroy(wake);
+}
+static void ek_acquire(ek_lock *lock) { pthread_mutex_lock(lock); }
+static void ek_give_up(ek_lock *lock) { pthread_mutex_unlock(lock); }
+static void ek_wait(ek_signal *wake, ek_lock *lock) { pthread_cond_wait(wake, lock); }
+static void ek_wake_all(ek_signal *wake) { pthread_cond_broadcast(wake); }
+static int ek_start(ek_thread *thread, void *(*f)(void *), void *arg)
+{
+    return pthread_create(thread, NULL, f, arg) == 0;
+}
+static void ek_join(ek_thread thread) { pthread_join(thread, NULL); }
+static void ek_yield(void) { sched_yield(); }
+
+#endif
+
+enum { EK_SPINS = 4000, EK_CHUNKS = 4 }; /* looks before sleeping; chunks of a job for each thread */
+
+/* The job at work is one word, number << 32 | first unit not handed out, so that a chunk is claimed by one exchange that
+ * fails if the job has changed. While the low half is EK_CLOSED nobody looks at task, arg, units and chunk. The caller
+ * waits for units, not for threads: one that sleeps through a job delays nothing. */
+#define EK_CLOSED 0xffffffffu
+
+struct ek_threads {
+    ek_parallel parallel;
+    int threads;
+    ek_lock lock;
+    ek_signal wake;
+    atomic_flag taken;          /* a parallel_for is at work */
+    atomic_int end;
+    _Atomic uint64_t job;
+    atomic_int left;            /* units not yet done */
+    _Atomic(ek_task) task;
+    _Atomic(void *) arg;
+    atomic_int units, chunk;
+    ek_thread handle[1];        /* threads - 1 */
+};
+
+static void ek_pause(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* Does chunks of the present job until none is left. */
+static void ek_work(ek_threads *pool)
+{
+    uint64_t job = atomic_load(&pool->job);
+    for (;;) {
+        uint32_t begin = (uint32_t)job;
+        if (begin == EK_CLOSED) return;
+        int32_t units = pool->units, chunk = pool->chunk;
+        ek_task task = pool->task;
+        void *arg = pool->arg;
+        if (begin >= (uint32_t)units) return;
+        int32_t end = units - (int32_t)begin < chunk ? units : (int32_t)begin + chunk;
+        if (atomic_compare_exchange_weak(&pool->job, &job, (job & ~(uint64_t)EK_CLOSED) | (uint32_t)end)) {
+            task(arg, (int32_t)begin, end);
+            atomic_fetch_sub(&pool->left, end - (int32_t)begin);
+            job = atomic_load(&pool->job);
+        }
+    }
+}
+
+static int ek_idle(ek_threads *pool, uint32_t seen)
+{
+    return (uint32_t)(atomic_load(&pool->job) >> 32) == seen && !atomic_load(&pool->end);
+}
+
+static EK_THREAD_RESULT ek_loop(void *arg)
+{
+    ek_threads *pool = (ek_threads *)arg;
+    uint32_t seen = 0;
+    while (!atomic_load(&pool->end)) {
+        for (int spins = EK_SPINS; spins && ek_idle(pool, seen); spins--) ek_pause();
+        if (ek_idle(pool, seen)) {
+            ek_acquire(&pool->lock);
+            while (ek_idle(pool, seen)) ek_wait(&pool->wake, &pool->lock);
+            ek_give_up(&pool->lock);
+        }
+        seen = (uint32_t)(atomic_load(&pool->job) >> 32);
+        ek_work(pool);
+    }
+    return 0;
+}
+
+static void ek_parallel_for(void *ctx, ek_task task, void *arg, int32_t units)
+{
+    ek_threads *pool = (ek_threads *)ctx;
+    if (units < 2 || pool->threads < 2 || atomic_flag_test_and_set(&pool->taken)) {
+        task(arg, 0, units);
+        return;
+    }
+    uint64_t number = (atomic_load(&pool->job) >> 32) + 1;
+    int32_t chunk = units / (pool->threads * EK_CHUNKS);
+    pool->task = task;
+    pool->arg = arg;
+    pool->units = units;
+    pool->chunk = chunk ? chunk : 1;
+    pool->left = units;
+    ek_acquire(&pool->lock);
+    atomic_store(&pool->job, number << 32);
+    ek_wake_all(&pool->wake);
+    ek_give_up(&pool->lock);
+    ek_work(pool);
+    for (unsigned spins = 0; atomic_load(&pool->left); spins++) {
+        ek_pause();
+        if (spins >= EK_SPINS) ek_yield();
+    }
+    atomic_store(&pool->job, number << 32 | EK_CLOSED);
+    atomic_flag_clear(&pool->taken);
+}
+
+ek_threads *ek_threads_create(int threads)
+{
+    ek_threads *pool;
+    if (threads < 1 || threads > 256) return NULL;
+    pool = (ek_threads *)calloc(1, sizeof *pool + (size_t)threads * sizeof(ek_thread));
+    if (!pool) return NULL;
+    pool->parallel.parallel_for = ek_parallel_for;
+    pool->parallel.ctx = pool;
+    pool->job = EK_CLOSED;
+    atomic_flag_clear(&pool->taken);
+    ek_prepare(&pool->lock, &pool->wake);
+    for (pool->threads = 1; pool->threads < threads; pool->threads++)
+        if (!ek_start(&pool->handle[pool->threads - 1], ek_loop, pool)) {
+            ek_threads_destroy(pool);
+            return NULL;
+        }
+    return pool;
+}
+
+const ek_parallel *ek_threads_parallel(const ek_threads *pool) { return pool ? &pool->parallel : NULL; }
+
+void ek_threads_destroy(ek_threads *pool)
+{
+    if (!pool) return;
+    ek_acquire(&pool->lock);
+    pool->end = 1;
+    ek_wake_all(&pool->wake);
+    ek_give_up(&pool->lock);
+    while (pool->threads-- > 1) ek_join(pool->handle[pool->threads - 1]);
+    ek_release(&pool->lock, &pool->wake);
+    free(pool);
+}

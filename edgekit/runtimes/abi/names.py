@@ -1,0 +1,90 @@
+"""Names on the C side: what a model, its entries and its inputs are called, and how library files are named."""
+import platform
+import re
+import sys
+import unicodedata
+
+from edgekit.targets import Target
+
+_KEYWORDS = """
+alignas alignof and and_eq asm auto bitand bitor bool break case catch char class compl concept const const_cast consteval
+constexpr constinit continue co_await co_return co_yield decltype default delete do double dynamic_cast else enum explicit
+export extern false float for friend goto if inline int long mutable namespace new noexcept not not_eq nullptr operator or
+or_eq private protected public register reinterpret_cast requires restrict return short signed sizeof static static_assert
+static_cast struct switch template this thread_local throw true try typedef typeid typename typeof union unsigned using
+virtual void volatile wchar_t while xor xor_eq
+""".split()
+_MACROS = """
+I IN OUT NULL EOF TRUE FALSE assert complex errno far i386 imaginary interface linux max min near small stderr stdin stdout
+unix setjmp offsetof signbit isnan isinf
+""".split()
+# Functions that common headers declare: a type of that name could not be.
+_LIBRARY = """
+abort abs accept access acos acosh alarm asin asinh atan atan2 atanh atexit atof atoi atol bind brk bsearch calloc cbrt ceil
+chdir chmod chown clock clone close connect copysign cos cosh creat ctime daemon difftime div dup dup2 erf erfc execv exit exp
+exp2 expm1 fabs fclose fdim feof ferror fflush fgetc fgets floor fma fmax fmin fmod fopen fork fputc fputs fread free frexp
+fscanf fseek ftell fwrite gamma getc getchar getenv gets gmtime hypot ilogb index ioctl isatty j0 j1 jn kill labs ldexp lgamma
+link listen llabs localtime log log10 log1p log2 logb longjmp lrint lround lseek main malloc memchr memcmp memcpy memmove
+memset mkdir mktime modf mount nan nearbyint nextafter nice open pause perror pipe poll pow printf putc putchar puts qsort
+raise rand random read realloc recv remainder remove rename rewind rindex rint rmdir round scalbn scanf select send setbuf
+shutdown signal sin sinh sleep snprintf socket sprintf sqrt srand sscanf stat stpcpy strcat strchr strcmp strcpy strdup strlen
+strncmp strstr strtod strtok strtol swab symlink sync system tan tanh tgamma time times tmpfile toupper trunc umask uname
+ungetc unlink usleep utime vfork vprintf wait write y0 y1 yn
+""".split()
+_RESERVED = frozenset(_KEYWORDS + _MACROS)
+
+
+def _identifier(text: str, fallback: str) -> str:
+    """ASCII letters, digits and single underscores, beginning with a letter, at most 60 characters."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    name = re.sub(r"[^A-Za-z0-9]+", "_", plain).strip("_") or fallback
+    if name[0].isdigit() or name.lower().startswith("ek_"):
+        name = f"{fallback}_{name}"
+    return name[:60].rstrip("_")
+
+
+def _distinct(names: list[str], taken: set[str]) -> list[str]:
+    """The names, each later one of equals with the first free number after it."""
+    taken, result = set(taken), []
+    for name in names:
+        free, n = name, 2
+        while free in taken:
+            free, n = f"{name}_{n}", n + 1
+        taken.add(free)
+        result.append(free)
+    return result
+
+
+def model_name(name: str) -> str:
+    """C name of a model: the prefix of all its symbols and the stem of its files."""
+    found = _identifier(name, "model")
+    return f"{found}_model" if found in _RESERVED or found in _LIBRARY or found.endswith("_t") else found
+
+
+def entry_names(entries: list[str]) -> dict[str, str]:
+    """Entry name -> the end of its functions' names: "" for the first (NAME_run), "_decode" (NAME_run_decode)."""
+    ends = _distinct([_identifier(e, "entry") for e in entries[1:]], set())
+    return dict(zip(entries, ["", *("_" + e for e in ends)]))
+
+
+def parameter_names(ports: list[str], model: str) -> list[str]:
+    """C parameter names of an entry's inputs and outputs, in order; they hide no keyword, macro, type or function."""
+    plain = [_identifier(p, "p") for p in ports]
+    hiding = [p in _RESERVED or p == "m" or p.endswith("_t") or p.startswith(model) for p in plain]
+    return _distinct([p + "_" if bad else p for p, bad in zip(plain, hiding)], set())
+
+
+def library_names(target: Target, name: str) -> tuple[str, str]:
+    """File names of the loadable and of the static library of a model with C name `name`; "" where there is none."""
+    shared = target.shared
+    if not target.zig:
+        shared = {"darwin": "lib{name}.dylib", "win32": "{name}.dll"}.get(sys.platform, shared)
+    return shared.format(name=name), target.static.format(name=name)
+
+
+def host_triple() -> str:
+    """zig's name of the machine that runs this Python."""
+    machine = platform.machine().lower()
+    arch = {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
+    system = {"linux": "linux-gnu", "darwin": "macos", "win32": "windows-gnu"}.get(sys.platform, sys.platform)
+    return f"{arch}-{system}"
