@@ -4,10 +4,10 @@ import os
 
 import numpy as np
 import pytest
-from tests.bench.conftest import FakeSession
 
 from edgekit.bench import bench
 from edgekit.errors import BundleError, InputError
+from tests.bench.conftest import FakeSession
 
 
 @pytest.fixture

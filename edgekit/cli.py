@@ -1,0 +1,350 @@
+"""The command line: verbs that are a few lines each over the Python API.
+
+Exit codes: 0 done; 1 a budget, verification or accuracy limit was missed; 2 bad usage or input; 3 a tool or device is
+missing, or a budget stayed undecided; 70 a bug of edgekit (EDGEKIT_DEBUG=1 shows where); 130 interrupted; 141 the reader
+of standard output went away.
+"""
+import argparse
+import io
+import json
+import math
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn, TextIO
+
+from edgekit import tables
+from edgekit.budget import exit_code
+from edgekit.errors import EdgekitError, InputError, MissingToolError
+from edgekit.progress import Progress
+
+BUG, INTERRUPTED, NO_READER = 70, 130, 141
+_LATER = {"fit": "finds the sparsity that meets a budget", "tune": "finds the tiles of a target",
+          "pack": "wraps a bundle for cmake, npm, Android, Apple or ROS 2"}
+
+
+class Answer(NamedTuple):
+    """What a verb found: for `--json`, for people, and for the shell."""
+
+    result: dict
+    text: str
+    code: int = 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code. argparse ends the process itself for bad usage (2) and --help (0)."""
+    args = _parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without Unicode
+    try:
+        return _answered(args)
+    except EdgekitError as error:
+        return _failed(args, error, type(error).__name__, error.exit_code)
+    except KeyboardInterrupt:
+        _say("edgekit: interrupted; nothing half-written is left")
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains once more when it ends
+        return NO_READER
+    except OSError as error:
+        what = error.strerror or str(error)
+        return _failed(args, InputError(what, where=str(error.filename or "")), "OSError", 2)
+    except Exception as error:  # noqa: BLE001 - no traceback reaches a user unasked
+        if os.environ.get("EDGEKIT_DEBUG") == "1":
+            traceback.print_exc()
+        wrong = EdgekitError(f"this is a bug in edgekit: {type(error).__name__}: {error}",
+                             fix="run it again with EDGEKIT_DEBUG=1 and report what it prints")
+        return _failed(args, wrong, "Bug", BUG)
+
+
+def _answered(args: argparse.Namespace) -> int:
+    with _stdout_kept(args.json == "-") as stdout, Progress(args.quiet, alive=args.alive) as progress:
+        answer: Answer = args.verb(args, progress)
+    if args.json:
+        _write_json(args.json, stdout, answer.result)
+    if args.json != "-":
+        print(_shown(answer.text), file=stdout)
+    stdout.flush()
+    return answer.code
+
+
+def _failed(args: argparse.Namespace, error: EdgekitError, kind: str, code: int) -> int:
+    _say(f"edgekit: error: {error}")
+    if args.json == "-":
+        told = {"kind": kind, "what": error.what, "where": error.where, "fix": error.fix, "exit_code": code}
+        print(json.dumps({"error": told}), flush=True)
+    return code
+
+
+def _say(line: str) -> None:
+    try:
+        print(_shown(line), file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        pass
+
+
+def _shown(text: str) -> str:
+    """Names come from files of strangers: no control character of theirs reaches the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+@contextmanager
+def _stdout_kept(wanted: bool) -> Iterator[TextIO]:
+    """The real standard output; where it is kept for JSON, whatever else prints there (a user's module, a library, a
+    child process) prints to standard error instead."""
+    real = sys.stdout
+    if not wanted:
+        yield real
+        return
+    try:
+        saved = os.dup(1) if real.fileno() == 1 else None
+    except (OSError, ValueError):
+        saved = None  # not a file: nothing below Python writes to it
+    try:
+        if saved is not None:
+            os.dup2(2, 1)
+        with redirect_stdout(sys.stderr):
+            yield real
+    finally:
+        if saved is not None:
+            os.dup2(saved, 1)
+            os.close(saved)
+
+
+def _write_json(where: str, stdout: TextIO, result: dict) -> None:
+    text = json.dumps(_plain(result), indent=2, allow_nan=False) + "\n"
+    if where == "-":
+        stdout.write(text)
+    else:
+        _write(Path(where), text)
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _plain(value: Any) -> Any:
+    """Only what JSON has: numpy scalars and arrays, tuples and paths converted, numbers that are not finite as null."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, (str, int, float)) else str(value)
+
+
+# --- verbs --------------------------------------------------------------------------------------------------------
+
+
+def _demo(args: argparse.Namespace, progress: Progress) -> Answer:
+    from edgekit.demo import main as demo
+    result = demo(Path(args.output), progress=progress)
+    return Answer(result, result["text"])
+
+
+def _export(args: argparse.Namespace, progress: Progress) -> Answer:
+    from edgekit.export import export
+    bundle = export(_model(args.model), targets=args.target or ["host"], sparsity=args.sparsity, group=args.group,
+                    calibration=args.calibration, input_shapes=_shapes(args.input_shape), states=_states(args.state),
+                    output=args.output, name=args.name, dtype=args.dtype, source=not args.no_source,
+                    trust_model=args.trust_model, overwrite=args.overwrite, progress=progress)
+    return Answer(bundle.summary, tables.export(bundle.summary))
+
+
+def _bench(args: argparse.Namespace, progress: Progress) -> Answer:
+    from edgekit.bench import bench
+    result = bench(Path(args.bundle), args.target, entry=args.entry, runs=args.runs, warmup=args.warmup, period=args.period,
+                   deadline=args.deadline, budget=args.budget, allow_predicted=args.allow_predicted, threads=args.threads,
+                   layers=args.layers, progress=progress)
+    if args.report:
+        from edgekit import report
+        from edgekit.runtimes.abi.bundle import read
+        _write(Path(args.report), report.render({"manifest": read(Path(args.bundle)).manifest, "bench": [result]}))
+    return Answer(result, tables.bench(result), exit_code(result["budget"]))
+
+
+def _verify(args: argparse.Namespace, progress: Progress) -> Answer:
+    from edgekit import bundle as bundles
+    from edgekit.inspection import verification
+    found: dict = {}
+    skipped: dict[str, str] = {}
+    with bundles.open(args.bundle) as bundle:
+        for target in args.target or bundle.targets:
+            progress(f"verifying on {target}")
+            try:
+                found |= bundle.verify(target)
+            except MissingToolError as error:
+                if args.target:
+                    raise
+                skipped[target] = error.what + (f" ({error.fix})" if error.fix else "")
+        result = verification(found, skipped, bundles.TOLERANCE, bundle.manifest.get("pruning"))
+    return Answer(result, tables.verify(result), 3 if not found else 0 if result["ok"] else 1)
+
+
+def _check(args: argparse.Namespace, progress: Progress) -> Answer:
+    from edgekit.checking import check
+    result = check(_model(args.model), args.target, progress=progress, input_shapes=_shapes(args.input_shape),
+                   states=_states(args.state), trust_model=args.trust_model)
+    return Answer(result, tables.check(result), 0 if result["ok"] else 2)
+
+
+def _inspect(args: argparse.Namespace, progress: Progress) -> Answer:
+    from edgekit.inspection import inspect_bundle, inspect_model, is_bundle
+    if len(args.model) == 1 and is_bundle(args.model[0]):
+        from edgekit.runtimes.abi.bundle import read
+        result = inspect_bundle(read(Path(args.model[0])))
+    else:
+        result = inspect_model(_model(args.model), progress, input_shapes=_shapes(args.input_shape),
+                               states=_states(args.state), trust_model=args.trust_model)
+    return Answer(result, tables.inspect(result))
+
+
+def _targets(args: argparse.Namespace, progress: Progress) -> Answer:
+    from edgekit.inspection import devices
+    result = {"targets": devices()}
+    return Answer(result, tables.targets(result))
+
+
+def _later(args: argparse.Namespace, progress: Progress) -> NoReturn:
+    raise InputError(f"`edgekit {args.command}` is not there yet: it is planned and {_LATER[args.command]}",
+                     fix="`edgekit --help` lists what is there")
+
+
+# --- arguments ----------------------------------------------------------------------------------------------------
+
+
+def _model(texts: list[str]) -> Any:
+    """One model, a list of shape variants, or {entry: model} for texts NAME=MODEL."""
+    if any(":" in t for t in texts):
+        sys.path.insert(0, os.getcwd())  # module:callable is looked for where the user stands
+    named = [re.fullmatch(r"([A-Za-z_]\w*)=(.+)", t) if not Path(t).exists() else None for t in texts]
+    if not any(named):
+        return texts[0] if len(texts) == 1 else texts
+    entries = {m[1]: m[2] for m in named if m}
+    if len(entries) != len(texts):
+        raise InputError("name every entry, each once", fix="write encode=encoder.onnx decode=decoder.onnx")
+    return entries
+
+
+def _shapes(texts: list[str]) -> dict[str, Any] | None:
+    """{"x": (1, 3, 224, 224)} or {"n": 8}; what the name means is known when the model is loaded."""
+    out: dict[str, Any] = {}
+    for text in texts:
+        match = re.fullmatch(r"\s*([^=]+?)\s*=\s*(\d+(?:\s*,\s*\d+)*)\s*", text)
+        if not match:
+            raise InputError(f"--input-shape {text!r} is not NAME=NUMBER,NUMBER,...", fix="write x=1,3,224,224 or n=8")
+        numbers = tuple(int(n) for n in match[2].split(","))
+        if match[1] in out:
+            raise InputError(f"--input-shape gives {match[1]!r} twice")
+        out[match[1]] = numbers if len(numbers) > 1 else numbers[0]
+    return out or None
+
+
+def _states(texts: list[str]) -> dict[str, str] | None:
+    out: dict[str, str] = {}
+    for text in texts:
+        name, equals, source = (part.strip() for part in text.partition("="))
+        if not (name and equals and source):
+            raise InputError(f"--state {text!r} is not INPUT=OUTPUT", fix="write h_in=h_out")
+        if name in out:
+            raise InputError(f"--state gives {name!r} twice")
+        out[name] = source
+    return out or None
+
+
+def _group(text: str) -> int | str:
+    if text != "auto" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor auto")
+    return text if text == "auto" else int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="edgekit", description="Compiles trained networks into small C libraries, "
+                                     "and measures, verifies and reports what they do.",
+                                     epilog="exit codes: 0 done; 1 a limit was missed; 2 bad usage or input; "
+                                     "3 a tool or device is missing, or a budget stayed undecided")
+    parser.add_argument("--version", action="version", version=f"edgekit {_version()}")
+    verbs = parser.add_subparsers(dest="command", required=True, metavar="VERB")
+
+    def verb(name: str, run: Any, text: str, alive: bool = True) -> argparse.ArgumentParser:
+        made = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        made.set_defaults(verb=run, alive=alive)
+        made.add_argument("--json", metavar="FILE", help="write the result as one JSON object; - is standard output")
+        made.add_argument("-q", "--quiet", action="store_true", help="no progress on standard error")
+        return made
+
+    demo = verb("demo", _demo, "prune, export, verify, bench and report on models that ship with edgekit")
+    demo.add_argument("-o", "--output", metavar="DIR", default="edgekit-demo", help="folder (default: %(default)s)")
+
+    export = verb("export", _export, "compile a model into a bundle")
+    _model_arguments(export)
+    export.add_argument("-o", "--output", metavar="OUT.ekb", required=True)
+    export.add_argument("-t", "--target", action="append", help="repeatable (default: host); see `edgekit targets`")
+    export.add_argument("--sparsity", type=float, default=0.0, help="share of the weights to prune, 0 to below 1")
+    export.add_argument("--group", type=_group, default="auto", help="outputs that share inputs: 8, ... (default: auto)")
+    export.add_argument("--calibration", metavar="X.npz", help="inputs in_NAME (axis 0 is the case) for the test vectors")
+    export.add_argument("--dtype", default="float32")
+    export.add_argument("--name", help="of the model and of its C functions (default: of the file)")
+    export.add_argument("--no-source", action="store_true", help="leave the ONNX form out of the bundle")
+    export.add_argument("--overwrite", action="store_true", help="replace an existing output")
+
+    bench = verb("bench", _bench, "measure response times, open loop, and judge a budget", alive=False)
+    bench.add_argument("bundle", metavar="OUT.ekb")
+    bench.add_argument("-t", "--target", default="host", help="one in the bundle, or onnx (default: %(default)s)")
+    bench.add_argument("--entry", help="default: the first")
+    bench.add_argument("--runs", type=int, help="default: 500, fewer where that takes minutes")
+    bench.add_argument("--warmup", type=int, help="default: up to 50 or a second")
+    bench.add_argument("--period", metavar="50ms", help="time between inputs (default: 1.5 x p90 of a call)")
+    bench.add_argument("--deadline", metavar="40ms", help="from the arrival (default: the period)")
+    bench.add_argument("--budget", action="append", metavar='"p99<=10ms"', help="repeatable; rules are separated by ;")
+    bench.add_argument("--allow-predicted", action="store_true", help="let p50 be judged by a prediction where one exists")
+    bench.add_argument("--threads", type=int, default=1)
+    bench.add_argument("--layers", action="store_true", help="time every step too")
+    bench.add_argument("--report", metavar="FILE.html", help="write the report")
+
+    verify = verb("verify", _verify, "compare the bundle's vectors on its targets with `expected`")
+    verify.add_argument("bundle", metavar="OUT.ekb")
+    verify.add_argument("-t", "--target", action="append", help="repeatable (default: all that can run here)")
+
+    check = verb("check", _check, "tell whether a model compiles, and what groups would save in each layer")
+    _model_arguments(check)
+    check.add_argument("-t", "--target", default="host")
+
+    inspect = verb("inspect", _inspect, "show what is inside a bundle or a model: layers, sparsity, bytes, MACs, arena")
+    _model_arguments(inspect, "OUT.ekb|MODEL")
+
+    verb("targets", _targets, "list the devices edgekit knows, and how each can be run here")
+
+    for name, text in _LATER.items():
+        later = verb(name, _later, f"not there yet: {text}")
+        later.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
+def _model_arguments(parser: argparse.ArgumentParser, metavar: str = "MODEL") -> None:
+    parser.add_argument("model", nargs="+", metavar=metavar, help="FILE.onnx, FILE.pt2, module:callable that returns (module, "
+                        "example_inputs); several are shape variants, or entries where written NAME=MODEL")
+    parser.add_argument("--input-shape", action="append", default=[], metavar="x=1,3,224,224",
+                        help="of an input; n=8 binds a named dimension, n=2,4,8 makes one entry each (repeatable)")
+    parser.add_argument("--state", action="append", default=[], metavar="h_in=h_out",
+                        help="an input that takes an output of the call before (repeatable)")
+    parser.add_argument("--trust-model", action="store_true", help="allow a .pt2 file to be unpickled")
+
+
+def _version() -> str:
+    from edgekit import __version__
+    return __version__

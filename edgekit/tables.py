@@ -1,0 +1,184 @@
+"""Results as text for a terminal. Each function takes what `--json` prints and gives lines to read."""
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+_MARK = {True: "met", False: "MISSED", None: "undecided"}
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Columns aligned: text to the left, numbers to the right."""
+    raw = [list(r) for r in rows]
+    cells = [list(head)] + [[_cell(c) for c in r] for r in raw]
+    right = [all(isinstance(r[i], (int, float, type(None))) for r in raw) and bool(raw) for i in range(len(head))]
+    widths = [max(len(r[i]) for r in cells) for i in range(len(head))]
+    lines = ["  ".join(c.rjust(w) if e else c.ljust(w) for c, w, e in zip(r, widths, right)).rstrip() for r in cells]
+    return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def size(n: float | None) -> str:
+    """Bytes in a unit that people read: 2048 is "2.05 kB"."""
+    return "-" if n is None else _scaled(n, ("B", "kB", "MB", "GB"))
+
+
+def count(n: float) -> str:
+    """A count with k, M or G behind it."""
+    return _scaled(n, ("", "k", "M", "G")).strip()
+
+
+def _scaled(n: float, units: Sequence[str]) -> str:
+    for unit in units[:-1]:
+        if abs(n) < 999.5:
+            return f"{n:.3g} {unit}"
+        n /= 1000
+    return f"{n:.3g} {units[-1]}"
+
+
+def duration(ms: float | None) -> str:
+    """Milliseconds in a unit that people read."""
+    if ms is None:
+        return "-"
+    for scale, unit in ((1e3, "us"), (1, "ms")):
+        if ms * scale < 1000:
+            return f"{ms * scale:.3g} {unit}" if ms * scale >= 1 or unit == "us" else f"{ms * 1e3:.3g} us"
+    return f"{ms / 1e3:.3g} s"
+
+
+def share(x: float) -> str:
+    """A fraction in percent; 0 as "-"."""
+    return f"{x:.0%}" if x else "-"
+
+
+def bench(r: dict) -> str:
+    parts = [f"{r['model']} ({r['entry']}) on {r['target']}" + (f", {r['machine']['cpu']}" if r["measured"] else "")]
+    if r["measured"]:
+        due = r["deadline"]
+        rows = [[name, *(duration(r[key][name]) for key in ("latency_ms", "service_ms"))] for name in r["latency_ms"]]
+        parts.append(table(["", "response", "inference"], rows))
+        parts.append(f"{r['runs']} runs, an input every {duration(due['period_ms'])} ({due['period_from']}); "
+                     f"{r['throughput_per_s']:.4g} a second back to back")
+        parts.append(f"due within {duration(due['deadline_ms'])} ({due['deadline_from']}): {due['misses']} missed, "
+                     f"the rate is under {due['miss_rate_upper95']:.2%} (95 % sure)")
+    else:
+        parts.append(f"{r['instructions']:,} instructions an inference (exact); not measured here, so no latency")
+    m = r["memory"]
+    parts.append("memory: " + ", ".join(f"{name} {size(m[key])}" for name, key in (
+        ("arena", "arena_bytes"), ("weights", "weights_bytes"), ("code", "code_bytes"), ("peak of this process", "peak_rss_bytes"))))
+    if r.get("layers"):
+        parts.append(table(["layer", "operators", "time", "share", "MACs", "sparsity"], [
+            [x["name"], x["op"], duration(x["ms"]), f"{x['share']:.1%}", count(x["macs"]), share(x["sparsity"])]
+            for x in r["layers"]]))
+    parts += [f"note: {note}" for note in r["notes"]]
+    if r["budget"]:
+        parts.append(table(["budget", "value", "verdict", ""], [
+            [v["rule"], budget_value(v), _MARK[v["ok"]], v.get("note", "")] for v in r["budget"]]))
+    return "\n\n".join(parts)
+
+
+def budget_value(verdict: dict) -> str:
+    """The value of a verdict in the unit of its kind."""
+    name, value = verdict["rule"].split("<")[0], verdict["value"]
+    if value is None:
+        return "-"
+    if name in ("miss_rate", "accuracy_drop"):
+        return f"{value:.3%}"
+    return size(value) if name in ("arena", "weights", "code", "peak_rss") else duration(value)
+
+
+def verify(r: dict) -> str:
+    rows = [[target, o["entry"], o["output"], f"{o['max_abs_error']:.2e}", f"{o['max_rel_error']:.2e}", "ok" if o["ok"] else "WRONG"]
+            for target, t in r["targets"].items() for o in t["outputs"]]
+    parts = [table(["target", "entry", "output", "max abs", "max rel", f"<= {r['tolerance']:g}"], rows)] if rows else []
+    parts += [f"{target}: not run here: {why}" for target, why in r["not_run"].items()]
+    if r["distance_to_original"]:
+        parts.append("distance of the pruned model to the original: "
+                     + ", ".join(f"{k} {_cell(v)}" for k, v in r["distance_to_original"].items()))
+    return "\n".join(parts)
+
+
+def inspect(r: dict) -> str:
+    return _bundle(r) if r["kind"] == "bundle" else _model(r)
+
+
+def _ports(ports: Iterable[dict]) -> str:
+    return ", ".join(f"{p['name']} {p['dtype']}{p['shape']}" for p in ports)
+
+
+def _bundle(r: dict) -> str:
+    parts = [f"{r['name']}: a bundle of format {r['format']}, {size(r['bytes'])}, made by {r['made_by']}"
+             + (f", licence {r['license']}" if r["license"] else "")]
+    for e in r["entries"]:
+        saved = f" of {count(e['dense_macs'])} dense" if e["dense_macs"] != e["macs"] else ""
+        state = f"; state: {', '.join(str(s['name'] if isinstance(s, dict) else s) for s in e['states'])}" if e["states"] else ""
+        parts.append(f"{e['name']}({_ports(e['inputs'])}) -> {_ports(e['outputs'])}\n"
+                     f"  {len(e['layers'])} steps, {count(e['macs'])} multiply-adds{saved}{state}")
+    parts.append(f"memory: arena {size(r['arena_bytes'])} (state {size(r['state_bytes'])} of it), weights {size(r['weights_bytes'])}")
+    parts.append(_targets_of_bundle(r))
+    parts.append(_layers(r["layers"]))
+    if r["pruning"]:
+        parts.append(f"pruning: {r['pruning']}")
+    return "\n\n".join(p for p in parts if p)
+
+
+def _targets_of_bundle(r: dict) -> str:
+    def checked(t: dict) -> str:
+        return f"{t['verified']['max_rel_error']:.1e} off" if t["verified"] else "not run here"
+    return table(["target", "code", "verified at export", "CPU features"], [
+        [name, size(t["code_bytes"]), checked(t), " ".join(t["cpu_features"])] for name, t in r["targets"].items()])
+
+
+def _layers(layers: list[dict]) -> str:
+    return table(["layer", "op", "MACs (dense)", "sparsity", "group", ""], [
+        [x["name"], x["op"], count(x["macs"]), share(x["sparsity"]), x["group"] or "-", x.get("reason", "")]
+        for x in layers]) if layers else ""
+
+
+def _model(r: dict) -> str:
+    parts = [f"{r['name']}: a model with {size(r['weights_bytes'])} of weights, {count(r['macs'])} multiply-adds"]
+    for e in r["entries"]:
+        ops = ", ".join(f"{n} {op}" for op, n in e["operators"].items())
+        parts.append(f"{e['name']}({_ports(e['inputs'])}) -> {_ports(e['outputs'])}\n  {ops}")
+    parts += [f"state: {a} takes {b} of the call before" for a, b in r["states"]]
+    return "\n\n".join([*parts, _layers(r["layers"])])
+
+
+def check(r: dict) -> str:
+    n = sum(r["operators"].values())
+    parts = [f"{r['model']}: " + (f"all {n} operators compile, for every target" if r["ok"] else "does not compile")]
+    parts += [f"{x['node'] or x['op']}{' (' + x['op'] + ')' if x['op'] and x['node'] else ''}: {x['reason']}"
+              + (f"\n  fix: {x['fix']}" if x["fix"] else "") for x in r["unsupported"]]
+    if r["layers"]:
+        levels = sorted({c["sparsity"] for x in r["layers"] for c in x["levels"]})
+        rows = [[x["name"], x["op"], count(x["macs"]), size(x["bytes"]), x["group"] or "-",
+                 *(_less(x, s) for s in levels), x["reason"]] for x in r["layers"]]
+        parts.append(table(["layer", "op", "MACs", "weights", "group", *(f"at {s:.0%}" for s in levels), ""], rows))
+        parts.append("At a sparsity: multiply-adds / bytes that are left. Counted, not timed: caches and calls are left out.")
+    return "\n\n".join(parts)
+
+
+def _less(layer: dict, sparsity: float) -> str:
+    for c in layer["levels"]:
+        if c["sparsity"] == sparsity:
+            return f"{c['macs'] / max(layer['macs'], 1):.0%} / {c['bytes'] / max(layer['bytes'], 1):.0%}"
+    return "-"
+
+
+def targets(r: dict) -> str:
+    rows = [[t["name"], t["title"], t["here"], "yes" if t["can_compile"] else "no",
+             "yes" if t["can_run"] else "no"] for t in r["targets"]]
+    missing = {(m["what"], m["fix"], t["name"] if kind == "run" else "any target", kind)
+               for t in r["targets"] for kind, ms in t["missing"].items() for m in ms}
+    lines = [f"to {kind} {name}, {what} is missing: {fix}" for what, fix, name, kind in sorted(missing)]
+    return "\n".join([table(["target", "", "figures here", "compiles", "runs"], rows), *lines])
+
+
+def export(r: dict) -> str:
+    layers = r.get("layers", [])
+    sparse = sum(1 for x in layers if x["sparsity"])
+    parts = [f"{r['bundle']}: {len(layers)} layers, {sparse} of them sparse, in {r['seconds']:.1f} s"]
+    return "\n".join([*parts, _layers(layers)])
