@@ -1,1 +1,1 @@
-"""The demo: two networks trained in a small simulator of edgekit's own, pruned, compiled, judged by what they do there."""
+"""The demo: two networks trained in a small simulator, pruned, compiled, and judged by what they do there."""

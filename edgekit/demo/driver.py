@@ -1,7 +1,7 @@
 """The rule-based driver of every car: IDM speed, MOBIL-like lane choice, a steering law that tracks the lane.
 
-Sources: Treiber, Hennecke, Helbing 2000 (intelligent driver model); Kesting, Treiber, Helbing 2007 (MOBIL). All arrays are
-(E, N): E episodes of N cars; lane arrays add an axis of LANES.
+Sources: Treiber, Hennecke, Helbing 2000 (intelligent driver model); Kesting, Treiber, Helbing 2007 (MOBIL). All arrays
+are (E, N): E episodes of N cars; lane arrays add an axis of LANES.
 """
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ SIDEWAYS = 1.3              # m/s, lateral speed of a lane change
 
 @dataclass(frozen=True)
 class Lanes:
-    """What each car finds in each lane: bumper gaps (m, at most FAR) and speeds (m/s), (E, N, LANES); occupied likewise."""
+    """What each car finds in each lane, (E, N, LANES): is it in it; bumper gaps (m, at most FAR) and speeds (m/s)."""
 
     occupied: np.ndarray
     ahead: np.ndarray
@@ -29,7 +29,7 @@ class Lanes:
 
 
 def look(cars: Cars) -> Lanes:
-    """The nearest car ahead and behind in each lane. A car is in every lane that it touches, or will within a second."""
+    """The nearest car ahead and behind in each lane. A car is in each lane that it touches or soon will."""
     sideways = cars.speed * np.sin(cars.heading)
     lateral = np.abs(cars.d[..., None] - CENTRES)
     soon = np.abs((cars.d + sideways)[..., None] - CENTRES)
@@ -41,12 +41,12 @@ def look(cars: Cars) -> Lanes:
 
 
 def nearest(cars: Cars, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bumper gap (m, at most FAR) to, and number of, the nearest other car ahead in each lane, then behind: (E, N, 2 LANES).
+    """Bumper gap (m, at most FAR) to, and number of, the nearest car in each lane, (E, N, 2 * LANES): ahead first.
 
     member: (E, N, LANES), which cars count for which lane.
     """
     itself = np.eye(cars.s.shape[1], dtype=bool)
-    ahead = np.where(itself, np.inf, np.mod(cars.s[:, None, :] - cars.s[:, :, None], LENGTH))     # [e, i, j]: j before i
+    ahead = np.where(itself, np.inf, np.mod(cars.s[:, None, :] - cars.s[:, :, None], LENGTH))
     behind = np.where(itself, np.inf, LENGTH - ahead)
     gaps, numbers = [], []
     for distance in (ahead, behind):
@@ -73,7 +73,7 @@ def wanted_speed(cars: Cars, road: Road) -> np.ndarray:
 
 
 def drive(cars: Cars, road: Road, turn: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Acceleration (m/s^2), steering angle (rad) and target lane of every car. turn: (N,) cars that may change their mind."""
+    """Acceleration (m/s^2), steering angle (rad) and target lane of every car. turn (N,): may it think again?"""
     lanes, wanted = look(cars), wanted_speed(cars, road)
     follow = idm(cars.speed[..., None], wanted[..., None], lanes.ahead, lanes.ahead_speed, cars.headway[..., None])
     target = _choose(cars, lanes, follow, turn)
@@ -95,8 +95,9 @@ def _choose(cars: Cars, lanes: Lanes, follow: np.ndarray, turn: np.ndarray) -> n
     off = np.abs(cars.d[..., None] - CENTRES)
     here = off.argmin(-1)
     numbers = np.arange(LANES)
-    room_behind = STANDSTILL + 0.6 * lanes.behind_speed + np.maximum(0, lanes.behind_speed - cars.speed[..., None]) * 2.0
-    room_ahead = STANDSTILL + 0.3 * cars.speed[..., None] + np.maximum(0, cars.speed[..., None] - lanes.ahead_speed) * 2.0
+    speed = cars.speed[..., None]
+    room_behind = STANDSTILL + 0.6 * lanes.behind_speed + 2.0 * np.maximum(0, lanes.behind_speed - speed)
+    room_ahead = STANDSTILL + 0.3 * speed + 2.0 * np.maximum(0, speed - lanes.ahead_speed)
     room = (lanes.behind > room_behind) & (lanes.ahead > room_ahead)
     stay = np.take_along_axis(follow, here[..., None], -1)
     bonus = np.where(numbers == cars.target[..., None], 0.2, 0.0)                  # hysteresis

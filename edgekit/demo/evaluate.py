@@ -1,6 +1,6 @@
 """What a network is worth in the simulator: closed-loop driving and forecast error, with the sample they come from."""
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import sqrt
 
 import numpy as np
@@ -13,14 +13,18 @@ Predict = Callable[[np.ndarray], np.ndarray]        # histories (M, PAST, FEATUR
 
 @dataclass(frozen=True)
 class Driving:
-    """Closed-loop results of `episodes` episodes: ends by crash and off the road, and means of Score's measures."""
+    """Closed-loop results of `episodes` episodes: ends by crash and off the road, and means of Score's measures.
+
+    progress: m an episode; jerk: m/s^3; failed: seeds of the episodes that ended early.
+    """
 
     episodes: int
     crashes: int
     off_road: int
-    progress: float         # m an episode
-    jerk: float             # m/s^3
+    progress: float
+    jerk: float
     reward: float
+    failed: tuple[int, ...] = field(repr=False)
 
     @property
     def failure_rate(self) -> float:
@@ -44,20 +48,26 @@ class Forecasting:
 
 def forecasting(predict: Predict, truth: Windows) -> Forecasting:
     """The forecaster's errors on recorded traffic."""
-    return Forecasting(len(truth.future), *displacement_errors(predict(truth.history), truth.future))
+    return _errors(predict(truth.history), truth)
 
 
 def baselines(truth: Windows) -> dict[str, Forecasting]:
-    """Errors of forecasts that need no network: constant velocity, and constant speed along the lane (it knows the map)."""
-    return {name: Forecasting(len(truth.future), *displacement_errors(path, truth.future))
-            for name, path in (("constant velocity", truth.constant_velocity), ("constant speed along the lane", truth.lane))}
+    """Errors of forecasts that need no network: constant velocity, and constant speed along the lane (it knows it)."""
+    paths = {"constant velocity": truth.constant_velocity, "constant speed along the lane": truth.lane}
+    return {name: _errors(path, truth) for name, path in paths.items()}
+
+
+def _errors(paths: np.ndarray, truth: Windows) -> Forecasting:
+    return Forecasting(len(truth.future), *displacement_errors(paths, truth.future))
 
 
 def driving(policy: Policy | None, episodes: int = 128, steps: int = 300, first_seed: int = 0) -> Driving:
     """Drive episodes of seeds first_seed, first_seed + 1, ...; policy None: the rule-based expert."""
-    score = drive_episodes(first_seed + np.arange(episodes), policy, steps)
+    seeds = first_seed + np.arange(episodes)
+    score = drive_episodes(seeds, policy, steps)
+    failed = tuple(seeds[score.crashed | score.off_road].tolist())
     return Driving(episodes, int(score.crashed.sum()), int(score.off_road.sum()), float(score.progress.mean()),
-                   float(score.jerk.mean()), float(score.reward.mean()))
+                   float(score.jerk.mean()), float(score.reward.mean()), failed)
 
 
 def wilson(events: int, trials: int, z: float = 1.96) -> tuple[float, float]:

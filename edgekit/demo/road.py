@@ -12,7 +12,7 @@ POINTS = 1200               # table rows, one every half metre
 
 @dataclass(frozen=True)
 class Road:
-    """Centre lines of E roads: x, y (m), heading (rad, continuous, grows by 2 pi a lap), curvature (1/m), all (E, POINTS)."""
+    """Centre lines of E roads, (E, POINTS): x, y (m), heading (rad, continuous, 2 pi a lap), curvature (1/m)."""
 
     x: np.ndarray
     y: np.ndarray

@@ -23,15 +23,15 @@ class Path:
 
 
 def from_above(road: Road, cars: Cars, paths: Sequence[Path], legend: Mapping[str, str], episode: int = 0) -> str:
-    """One episode's ring with its cars (car 0, the ego car, dark) and paths in world coordinates. legend: name to colour."""
+    """One episode's ring with its cars (car 0, the ego car, dark) and paths. legend: name to colour."""
     x, y, angle = road.pose(cars.s, cars.d, cars.heading)
     body = [_closed(road, EDGE, episode, ROAD, 1.0), _closed(road, -EDGE, episode, ROAD, 1.0),
             _ribbon(road, episode)]
     body += [_closed(road, (lane - LANES / 2) * LANE_WIDTH, episode, MARK, 0.3, "3 4") for lane in range(1, LANES)]
-    for i in range(x.shape[1]):
-        body.append(f'<rect x="{-CAR_LENGTH / 2}" y="{-CAR_WIDTH / 2}" width="{CAR_LENGTH}" height="{CAR_WIDTH}" rx="0.6" '
-                    f'fill="{TRAFFIC if i else EGO}" transform="translate({x[episode, i]:.2f} {-y[episode, i]:.2f}) '
-                    f'rotate({-np.degrees(angle[episode, i]):.1f})"/>')
+    for i, (east, north, turned) in enumerate(zip(x[episode], y[episode], np.degrees(angle[episode]))):
+        body.append(f'<rect x="{-CAR_LENGTH / 2}" y="{-CAR_WIDTH / 2}" width="{CAR_LENGTH}" height="{CAR_WIDTH}" '
+                    f'rx="0.6" fill="{TRAFFIC if i else EGO}" '
+                    f'transform="translate({east:.2f} {-north:.2f}) rotate({-turned:.1f})"/>')
     body += [_line(path, np.array([1.0, -1.0]), 0.7) for path in paths]
     left, right = road.x[episode].min() - 12, road.x[episode].max() + 12
     top, bottom = -road.y[episode].max() - 12, -road.y[episode].min() + 12
@@ -47,22 +47,25 @@ def unrolled(paths: Sequence[Path], legend: Mapping[str, str], length: float = L
         height = (lane - LANES / 2) * LANE_WIDTH * tall
         body.append(f'<line x1="0" x2="{length}" y1="{height}" y2="{height}" stroke="{MARK}" stroke-dasharray="4 6"/>')
     for s in range(0, int(length) + 1, 100):
-        body.append(f'<text x="{s}" y="{EDGE * tall + 12}" font-size="9" text-anchor="middle" fill="#475467">{s} m</text>')
+        body.append(f'<text x="{s}" y="{EDGE * tall + 12}" font-size="9" text-anchor="middle" '
+                    f'fill="#475467">{s} m</text>')
     body += [_line(path, np.array([1.0, -tall]), 1.4) for path in paths]
     rows = _legend(legend, 0.0, EDGE * tall + 24, 12.0)
-    return _svg((-14, -EDGE * tall - 8, length + 28, 2 * EDGE * tall + 30 + 12 * len(legend)), body + rows, "The road unrolled")
+    box = (-14, -EDGE * tall - 8, length + 28, 2 * EDGE * tall + 30 + 12 * len(legend))
+    return _svg(box, body + rows, "The road unrolled")
 
 
 def _line(path: Path, scale: np.ndarray, width: float) -> str:
     points = path.points * scale
     text = " ".join(f"{x:.2f},{y:.2f}" for x, y in points)
     dash = f' stroke-dasharray="{2 * width} {2 * width}"' if path.dashed else ""
-    line = f'<polyline points="{text}" fill="none" stroke="{path.colour}" stroke-width="{width}" stroke-linecap="round"{dash}/>'
+    line = (f'<polyline points="{text}" fill="none" stroke="{path.colour}" stroke-width="{width}" '
+            f'stroke-linecap="round"{dash}/>')
     if not path.cross:
         return line
     (x, y), r = points[-1], 4 * width
-    return line + (f'<path d="M{x - r:.2f} {y - r:.2f}L{x + r:.2f} {y + r:.2f}M{x - r:.2f} {y + r:.2f}L{x + r:.2f} {y - r:.2f}" '
-                   f'stroke="{path.colour}" stroke-width="{1.5 * width}"/>')
+    cross = f"M{x - r:.2f} {y - r:.2f}l{2 * r:.2f} {2 * r:.2f}m{-2 * r:.2f} 0l{2 * r:.2f} {-2 * r:.2f}"
+    return line + f'<path d="{cross}" stroke="{path.colour}" stroke-width="{1.5 * width}"/>'
 
 
 def _outline(road: Road, offset: float, episode: int) -> str:

@@ -1,7 +1,7 @@
 """Episodes of one ego car in traffic on a ring road, many stepping together.
 
-An episode ends when the ego car touches another, leaves the road, or after `steps` steps. Everything random is drawn from
-the episode's own seed at its start, so an episode is the same alone and in a batch.
+An episode ends when the ego car touches another, leaves the road, or after `steps` steps. Everything random is drawn
+from the episode's own seed at its start, so an episode is the same alone and in a batch.
 """
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -33,8 +33,9 @@ class World:
 
 @dataclass(frozen=True)
 class Score:
-    """What became of each episode, arrays (E,). progress in m, jerk in m/s^3 (mean of |jerk|); reward sums speed / EGO_CRUISE
-    - |jerk| / 100 over the steps, divided by `steps`, less 1 for a crash or leaving the road."""
+    """What became of each episode, arrays (E,). progress in m, jerk in m/s^3 (mean of |jerk|); reward sums speed /
+    EGO_CRUISE - |jerk| / 100 over the steps, divided by `steps`, less 1 for a crash or leaving the road.
+    """
 
     crashed: np.ndarray
     off_road: np.ndarray
@@ -55,7 +56,7 @@ def start(seeds: np.ndarray, cars: int = CARS) -> World:
 
 @dataclass(frozen=True)
 class Plan:
-    """What every driver means to do: acceleration (m/s^2) and steering angle (rad), (E, N); `world` holds their target lanes."""
+    """What every driver means to do, (E, N): acceleration (m/s^2), steering angle (rad); their lanes are in `world`."""
 
     world: World
     accel: np.ndarray
@@ -68,7 +69,7 @@ class Plan:
 
 
 def plan(world: World) -> Plan:
-    """The rule-based drivers' plan. One car of the traffic a step may change its mind, so that no two take the same gap."""
+    """The rule-based drivers' plan. One car of the traffic a step may change lanes, so that no two take one gap."""
     cars = world.cars.s.shape[1]
     turn = np.arange(cars) == world.step % cars
     turn[0] = True
@@ -88,15 +89,16 @@ def move(plan: Plan, action: np.ndarray) -> World:
 def observe(world: World) -> np.ndarray:
     """What the ego car sees, scaled to about 1: (E, OBSERVATION) float32.
 
-    Speed, acceleration, room to the left and right edge, heading, offset from the nearest lane's centre, lateral speed; the
-    curvature at BENDS; for each lane the next two cars ahead and the next behind: gap, closing speed, lateral offset and
-    lateral speed, acceleration.
+    Speed, acceleration, room to the left and right edge, heading, offset from the nearest lane's centre, lateral speed;
+    the curvature at BENDS; for each lane the next two cars ahead and the next behind: gap, closing speed, lateral
+    offset and lateral speed, acceleration.
     """
     cars = world.cars
     d, speed, heading = cars.d[:, 0], cars.speed[:, 0], cars.heading[:, 0]
     edge = LANES * LANE_WIDTH / 2
     offset = d - CENTRES[np.abs(d[:, None] - CENTRES).argmin(1)]
-    own = [speed / 20, cars.accel[:, 0] / MAX_BRAKE, (edge - d) / 5, (edge + d) / 5, heading * 5, offset, speed * np.sin(heading)]
+    own = [speed / 20, cars.accel[:, 0] / MAX_BRAKE, (edge - d) / 5, (edge + d) / 5, heading * 5, offset,
+           speed * np.sin(heading)]
     bends = world.road.curvature_at(cars.s[:, :1] + BENDS) * 40
 
     ahead = np.mod(cars.s[:, 1:] - cars.s[:, :1], LENGTH)
@@ -113,7 +115,7 @@ def observe(world: World) -> np.ndarray:
 
 
 def _sight(cars: Cars, distance: np.ndarray, who: np.ndarray, way: int) -> np.ndarray:
-    """Five numbers (E, 5) about car `who` (E,); a car out of view looks like one at the edge of view that keeps pace."""
+    """Five numbers (E, 5) about car `who` (E,); one out of view looks like one at the edge of view that keeps pace."""
     row = np.arange(len(who))
     gap = np.minimum(distance - CAR_LENGTH, VIEW)
     speed, heading = cars.speed[row, who], cars.heading[row, who]
@@ -123,7 +125,7 @@ def _sight(cars: Cars, distance: np.ndarray, who: np.ndarray, way: int) -> np.nd
 
 
 def collided(cars: Cars, who: int) -> np.ndarray:
-    """(E,): does car `who` overlap another? Cars are rectangles along the road, good for the small headings of driving."""
+    """(E,): does car `who` overlap another? Cars are rectangles along the road: headings are small."""
     apart = np.abs(np.mod(cars.s - cars.s[:, who, None] + LENGTH / 2, LENGTH) - LENGTH / 2)
     touching = (apart < CAR_LENGTH) & (np.abs(cars.d - cars.d[:, who, None]) < CAR_WIDTH)
     return touching.sum(1) > 1                                     # a car touches itself
@@ -136,7 +138,7 @@ def left_road(cars: Cars) -> np.ndarray:
 
 def drive_episodes(seeds: np.ndarray, policy: Policy | None, steps: int = 300,
                    watch: Callable[[Plan, np.ndarray, np.ndarray], None] | None = None) -> Score:
-    """Drive one episode a seed; policy None: the rule-based expert drives. watch(plan, actions, alive) sees every step."""
+    """Drive one episode a seed; policy None: the expert drives. watch(plan, actions, alive) sees every step."""
     world = start(seeds)
     count = len(seeds)
     crashed, off_road, alive = (np.full(count, value) for value in (False, False, True))

@@ -25,9 +25,9 @@ class Windows:
     car's last known pose; lane (M, FUTURE, 2): the future, had the car kept its speed and its place across the road.
     origin (M, 3): the episode's place in `seeds`, the car and the sample that each comes from.
 
-    A sample's features: x / 20, y / 20, angle in the frame of the last pose; speed / 10, acceleration / 3, offset from the
-    road's centre / 5, heading * 5; curvature * 40 at AHEAD; for the nearest car ahead in each lane, then behind: gap / 30 - 1,
-    closing speed / 5, lateral offset / 4.
+    A sample's features: x / 20, y / 20, angle in the frame of the last pose; speed / 10, acceleration / 3, offset from
+    the road's centre / 5, heading * 5; curvature * 40 at AHEAD; for the nearest car ahead in each lane, then behind:
+    gap / 30 - 1, closing speed / 5, lateral offset / 4.
     """
 
     history: np.ndarray
@@ -55,7 +55,7 @@ def record(seeds: np.ndarray, samples: int) -> tuple[Road, list[Cars]]:
 
 
 def windows(seeds: np.ndarray, samples: int = 120, stride: int = 15) -> Windows:
-    """Windows of every car of one recorded episode a seed; the present of the first is sample PAST - 1, then every `stride`."""
+    """Windows of every car of one recorded episode a seed: the first at sample PAST - 1, then every `stride`."""
     road, frames = record(seeds, samples)
     surroundings = np.stack([_surroundings(road, cars) for cars in frames])                 # (T, E, N, F - 3)
     pose = np.stack([np.stack(road.pose(cars.s, cars.d, cars.heading), -1) for cars in frames])       # (T, E, N, 3)

@@ -16,9 +16,9 @@ MAX_ACCEL, MAX_BRAKE = 3.0, 6.0         # m/s^2
 class Cars:
     """State of N cars in each of E episodes: arrays (E, N), time (E,). Car 0 is the ego car.
 
-    s, d: arc length and offset to the left of the centre line (m), s grows without wrapping; heading: relative to the road
-    (rad); speed (m/s); accel: last acceleration (m/s^2); target: lane steered for; signal: lane announced to others, -1 none.
-    cruise (m/s), headway (s), rhythm (rad/s), phase (rad): the driver's character.
+    s, d: arc length and offset to the left of the centre line (m), s grows without wrapping; heading: relative to the
+    road (rad); speed (m/s); accel: last acceleration (m/s^2); target: lane steered for; signal: lane announced to
+    others, -1 none. cruise (m/s), headway (s), rhythm (rad/s), phase (rad): the driver's character.
     """
 
     time: np.ndarray
