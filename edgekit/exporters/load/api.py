@@ -118,7 +118,7 @@ def _load_one(model: Any, example_inputs: Any, shapes: Shapes | None, trust: boo
     from edgekit.exporters.load import torch_source
 
     exported = torch_source.export(model, example_inputs, shapes, trust)
-    return clean(exported.model, exported.shapes, keep, exported.name), exported.source
+    return clean(exported.model, shapes, keep, exported.name), exported.source
 
 
 def _names(found: Sequence[tuple[str, str, onnx.ModelProto]], by_shape: bool) -> list[str]:
