@@ -1,7 +1,5 @@
 """Fused elementwise bodies: operands loaded, operations applied, the result stored."""
-from tvm import tirx
-
-from edgekit.exporters.kernels.loops import Code, broadcast, const
+from edgekit.exporters.kernels.loops import Code, broadcast
 from edgekit.exporters.kernels.scalar import apply
 from edgekit.exporters.kernels.spec import Body, Tensor
 
@@ -10,7 +8,7 @@ def evaluate(code: Code, body: Body, values: list, lanes: int):
     """The body's result for `values`, expressions of `lanes` lanes each."""
     values = list(values)
     for op in body:
-        values.append(code.let(apply(op.op, [values[a] for a in op.args], op.dtype, op.attrs, lanes)))
+        values.append(code.let(apply(op.op, [values[a] for a in op.args], op.dtype, op.attrs, lanes, code.let)))
     return values[-1]
 
 
@@ -26,27 +24,15 @@ def address(code: Code, strides: tuple[int, ...], position: list):
 
 
 def read(code: Code, buffer, tensor: Tensor, position: list, lanes: int):
-    """`lanes` neighbours along the last axis; bool comes as a condition."""
-    value = code.load(buffer, address(code, tensor.strides, position), lanes, tensor.strides[-1] if tensor.strides else 0)
-    return as_condition(value, lanes) if tensor.dtype == "bool" else value
-
-
-def as_condition(value, lanes: int):
-    return value != broadcast(const(0, "uint8"), lanes)
-
-
-def stored(value, dtype: str, lanes: int):
-    """The value as it lies in memory."""
-    if dtype != "bool":
-        return value
-    return tirx.Select(value, broadcast(const(1, "uint8"), lanes), broadcast(const(0, "uint8"), lanes))
+    """`lanes` neighbours along the last axis."""
+    return code.load(buffer, address(code, tensor.strides, position), lanes, tensor.strides[-1] if tensor.strides else 0)
 
 
 def write(code: Code, buffer, tensor: Tensor, value, position: list, lanes: int) -> None:
-    code.store(buffer, stored(value, tensor.dtype, lanes), address(code, tensor.strides, position), lanes, tensor.strides[-1])
+    code.store(buffer, value, address(code, tensor.strides, position), lanes, tensor.strides[-1] if tensor.strides else 0)
 
 
-def lanes_for(code: Code, n: int, tensors: tuple[Tensor, ...]) -> int:
+def lanes_for(code: Code, n: int) -> int:
     """Lanes for a loop over n elements: no wider than n needs."""
     lanes = code.machine.lanes
     while lanes > 1 and lanes > n:
@@ -64,8 +50,7 @@ def read_at(code: Code, buffer, tensor: Tensor, row, columns, lanes: int):
     """One element a lane, from the columns of an index vector."""
     if lanes == 1 or tensor.strides[1] == 0:
         return read(code, buffer, tensor, [row, columns if lanes == 1 else code.i(0)], lanes)
-    value = code.load_at(buffer, lane_addresses(code, tensor, row, columns, lanes), lanes)
-    return as_condition(value, lanes) if tensor.dtype == "bool" else value
+    return code.load_at(buffer, lane_addresses(code, tensor, row, columns, lanes), lanes)
 
 
 def write_at(code: Code, buffer, tensor: Tensor, value, row, columns, lanes: int) -> None:
@@ -73,4 +58,4 @@ def write_at(code: Code, buffer, tensor: Tensor, value, row, columns, lanes: int
     if lanes == 1:
         write(code, buffer, tensor, value, [row, columns], lanes)
     else:
-        code.store_at(buffer, stored(value, tensor.dtype, lanes), lane_addresses(code, tensor, row, columns, lanes), lanes)
+        code.store_at(buffer, value, lane_addresses(code, tensor, row, columns, lanes), lanes)

@@ -87,9 +87,18 @@ class Code:
         self._add(tirx.BufferStore(buffer, value, [indices + broadcast(self.i(self._skew), lanes)]))
 
     def let(self, value):
-        """The value, computed once, here."""
+        """The value, computed once, here.
+
+        It passes through a register, because TVM inlines plain bindings: work would double with every use, and floats
+        would be simplified as if they were real numbers (x - x, (x + c) - c). LLVM removes the register.
+        """
+        dtype, _, lanes = str(value.ty).partition("x")
+        if dtype == "bool":  # TVM's analyzer has no vectors of bool
+            byte = vector("uint8", int(lanes or 1))
+            return self.let(value.astype(byte)) != const(0, byte)
+        held = self.register(dtype, int(lanes or 1), value)
         var = tirx.Var(self._name("t"), value.ty)
-        self._add(tirx.Bind(var, value))
+        self._add(tirx.Bind(var, held.value))
         return var
 
     def register(self, dtype: str, lanes: int = 1, init=None) -> "Register":
