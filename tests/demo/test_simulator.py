@@ -1,10 +1,12 @@
-"""The simulator keeps its promises: seeds decide everything, cars move as bicycles do, traffic does not run into itself."""
+"""The simulator keeps its promises: seeds decide everything, cars move as bicycles do, traffic does not run into
+itself.
+"""
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from edgekit.demo.driver import FAR, idm, look
+from edgekit.demo.driver import FAR, idm, look, steer
 from edgekit.demo.evaluate import driving, wilson
 from edgekit.demo.road import CENTRES, LANES, LENGTH, POINTS, Road, ring, straight
 from edgekit.demo.simulator import OBSERVATION, World, collided, drive_episodes, left_road, move, observe, plan, start
@@ -30,7 +32,7 @@ def roll(world: World, steps: int):
 def test_ring_closes_and_its_tables_agree():
     road = ring(np.arange(8))
     for episode in range(8):
-        step = np.hypot(np.diff(road.x[episode], append=road.x[episode, 0]), np.diff(road.y[episode], append=road.y[episode, 0]))
+        step = np.hypot(*(np.diff(line[episode], append=line[episode, 0]) for line in (road.x, road.y)))
         assert np.allclose(step, LENGTH / POINTS, rtol=1e-3)                       # by arc length, last to first too
     assert np.allclose(road.curvature.mean(1) * LENGTH, 2 * np.pi, rtol=1e-3)      # one turn a lap
     bend = np.gradient(road.heading, LENGTH / POINTS, axis=1)[:, 2:-2]
@@ -68,6 +70,12 @@ def test_the_bend_s_own_steering_keeps_the_lane():
     assert cars.s[0, 0] == pytest.approx(100 * STEP * 10.0 / (1 - d * bend), rel=1e-9)
 
 
+def test_steering_does_not_divide_by_a_standing_car():
+    world = start(np.arange(2))
+    still = replace(world.cars, speed=np.zeros_like(world.cars.speed))
+    assert np.isfinite(steer(still, world.road, still.target)).all()
+
+
 def test_braking_stops_and_never_reverses():
     cars = cars_at([0.0], speed=MAX_BRAKE)
     for _ in range(30):
@@ -82,7 +90,8 @@ def test_idm_settles_at_its_equilibrium_gap():
     cars = replace(cars, cruise=np.array([[20.0, 10.0]]), d=np.zeros((1, 2)), target=np.ones((1, 2), int))
     for _ in range(1200):
         gap = (cars.s[:, 1] - cars.s[:, 0] - CAR_LENGTH)[:, None]
-        lead = idm(cars.speed[:, 1:], cars.cruise[:, 1:], np.full((1, 1), FAR * 100), cars.speed[:, 1:], cars.headway[:, 1:])
+        free = np.full((1, 1), FAR * 100)
+        lead = idm(cars.speed[:, 1:], cars.cruise[:, 1:], free, cars.speed[:, 1:], cars.headway[:, 1:])
         follow = idm(cars.speed[:, :1], cars.cruise[:, :1], gap, cars.speed[:, 1:], cars.headway[:, :1])
         cars = advance(cars, road, np.concatenate([follow, lead], 1), np.zeros((1, 2)))
     speed = cars.speed[0, 0]
