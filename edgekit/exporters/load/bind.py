@@ -40,7 +40,7 @@ def input_dims(model: onnx.ModelProto) -> dict[str, tuple[Dim, ...]]:
         if not tensor.HasField("shape"):
             raise ShapeError("an input without a shape, not even a rank", where=f"input {value.name}",
                              fix=f"export the model with a shape for {value.name}")
-        result[value.name] = tuple(d.dim_value if d.dim_value > 0 else d.dim_param.strip()
+        result[value.name] = tuple(d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else d.dim_param.strip()
                                    for d in tensor.shape.dim)
     return result
 
@@ -98,6 +98,10 @@ def _resolve(dims: Mapping[str, tuple[Dim, ...]], shapes: Mapping[str, tuple[int
         for axis, dim in enumerate(declared):
             length = dim if isinstance(dim, int) else calculate(dim, names) if dim else None
             wanted = shapes[name][axis] if name in shapes else None
+            if dim == 0 and wanted is None:       # declared empty: legal, and what some write for "dynamic"
+                shape.append(0)
+                continue
+            length = length or None if dim == 0 else length
             if length is not None and wanted is not None and length != wanted:
                 raise ShapeError(f"axis {axis} of input {name} is {length} in the model, not {wanted}", where=where,
                                  fix=f"--input-shape {name}={_example(declared)}")
@@ -176,7 +180,7 @@ def _text(dims: Iterable[Dim]) -> str:
 
 
 def _example(dims: Iterable[Dim]) -> str:
-    return ",".join(str(d) if isinstance(d, int) else "1" for d in dims)
+    return ",".join(str(d) if isinstance(d, int) and d else "1" for d in dims)
 
 
 def _word(name: str) -> str:

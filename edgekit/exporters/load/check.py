@@ -38,7 +38,7 @@ def _versions(model: onnx.ModelProto) -> None:
                          f"{onnx.__version__} knows", fix="pip install -U onnx, or export the model with an older opset")
     newest = onnx.defs.onnx_opset_version()
     versions = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
-    if model.ir_version < 1 or (not versions and not model.functions):
+    if model.ir_version < 1 or not model.opset_import:
         raise InputError("the model does not say which ONNX version and opset it has: it is damaged or no ONNX model",
                          fix=AGAIN)
     for version in versions:

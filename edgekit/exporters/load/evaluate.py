@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekit.errors import InputError
+from edgekit.errors import InputError, UnsupportedError
 
 Typed = tuple[int, tuple[int, ...], "np.ndarray | None"]
 SHAPE_DATA = 4096      # elements; larger constants are weights and never decide a shape
@@ -41,6 +41,9 @@ def infer(op: str, inputs: Sequence[Typed | None], attrs: dict[str, Any], output
         found = onnx.shape_inference.infer_node_outputs(
             onnx.defs.get_schema(op, opset, ""), node, types, data, opset_imports=[helper.make_opsetid("", opset)])
     except Exception as error:      # the binding raises several kinds: InferenceError, ValidationError, RuntimeError
+        if "unsupported type" in str(error):
+            raise UnsupportedError(f"opset {opset} has no {op} of this element type ({_short(error)})", where=where,
+                                   fix="use float32 there") from None
         raise InputError(f"{op} does not accept its inputs: {_short(error)}", where=where,
                          fix="the model is not valid ONNX: check it with onnx.checker and export it again") from None
     result: list[tuple[int, tuple[int, ...] | None]] = []

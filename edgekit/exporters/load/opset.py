@@ -15,6 +15,7 @@ import onnx
 
 from edgekit.errors import InputError, UnsupportedError
 from edgekit.exporters.load.call import Call
+from edgekit.exporters.load.check import FLOATS
 from edgekit.exporters.load.graph import OPSET, Builder, Value
 
 Rule = Callable[[Builder, Call], "Call | list[Value]"]
@@ -204,6 +205,13 @@ def _dft_axis(builder: Builder, call: Call) -> Call:
     return call.replace(inputs=(call.value(0), call.item(1), axis)).without("axis")
 
 
+def _no_float_mod(builder: Builder, call: Call) -> Call:
+    """Opset 28 gave Mod of floats a meaning without fmod; before, it had none."""
+    if call.value(0).dtype in FLOATS and not call.attrs.get("fmod", 0):
+        raise UnsupportedError("Mod of floats with fmod=0", where=call.where, fix="write a - floor(a / b) * b")
+    return call
+
+
 def _forward(builder: Builder, call: Call) -> Call:
     """The first GRU's default direction was misspelt."""
     return call.having(direction="forward") if call.attrs.get("direction") == "foward" else call
@@ -249,4 +257,5 @@ RULES: tuple[tuple[frozenset[str], int, Rule], ...] = (
     (_of("RoiAlign"), 16, _default_to(coordinate_transformation_mode="output_half_pixel")),
     (_of("GridSample"), 20, _grid_mode),
     (_of("DFT"), 20, _dft_axis),
+    (_of("Mod"), 1000, _no_float_mod),
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def trace(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], keep: f
     builder = Builder(frozenset(outputs) | {v.name for v in entry}, unfolded)
     inputs = [builder.input(v.name, v.type.tensor_type.elem_type, shapes[v.name]) for v in entry]
     functions = {(_domain(f.domain), f.name, f.overload): f for f in model.functions}
-    env: ChainMap[str, Item] = ChainMap({v.name: v for v in inputs})
+    env: ChainMap[str, Item] = ChainMap({v.name: v if prod(v.shape) else _empty(builder, v) for v in inputs})
     scope = Scope(env, _versions(model.opset_import), functions, keep)
     results = trace_graph(builder, proto, scope)
     for name, item in zip(outputs, results):
@@ -67,6 +68,11 @@ def trace(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], keep: f
             raise UnsupportedError(f"output {name} is a sequence or an optional", where=f"output {name}",
                                    fix="make each of its tensors an output")
     return builder.finish(inputs, [(name, item) for name, item in zip(outputs, results) if isinstance(item, Value)])
+
+
+def _empty(builder: Builder, value: Value) -> Value:
+    """An input without elements holds no information: a constant stands for it."""
+    return builder.constant(np.zeros(value.shape, helper.tensor_dtype_to_np_dtype(value.dtype)), f"{value.name}_empty")
 
 
 def trace_graph(builder: Builder, graph: GraphProto, scope: Scope) -> list[Item]:
@@ -100,7 +106,7 @@ def _trace_node(builder: Builder, node: NodeProto, inputs: tuple[Item, ...], att
     at = f"node {name} ({node.op_type})"
     function = scope.functions.get((domain, node.op_type, node.overload))
     if function is not None:
-        return _inline(builder, function, inputs, attrs, f"{name}/", scope)
+        return _inline(builder, function, inputs, attrs, outputs, f"{name}/", scope)
     if domain:
         raise UnsupportedError(f"operator {node.op_type} of domain {domain}", where=at,
                                fix="export the model with standard ONNX operators only (before any runtime optimises it)")
@@ -130,14 +136,18 @@ def _trace_node(builder: Builder, node: NodeProto, inputs: tuple[Item, ...], att
 
 
 def _inline(builder: Builder, function: FunctionProto, inputs: tuple[Item, ...], attrs: Mapping[str, AttributeProto],
-            prefix: str, scope: Scope) -> list[Item]:
-    """The body of a function with the call's inputs in place of its own. Names inside get `prefix`."""
+            outputs: tuple[str, ...], prefix: str, scope: Scope) -> list[Item]:
+    """The body of a function with the call's inputs in place of its own. Names inside get `prefix`.
+
+    outputs: the call's; the body may lack those that are '' or not there.
+    """
     env: ChainMap[str, Item] = ChainMap(dict(zip(function.input, (*inputs, *[None] * len(function.input)))))
     defaults = {p.name: p for p in function.attribute_proto}
     inner = scope.inner(env=env, versions=_versions(function.opset_import) or scope.versions,
                         attrs={**defaults, **attrs}, prefix=prefix)
     _trace_nodes(builder, function.node, inner)
-    return [_look_up(inner, o, f"function {function.name}") for o in function.output]
+    return [_look_up(inner, made, f"function {function.name}") if wanted else None
+            for wanted, made in zip(outputs, function.output)]
 
 
 def _expand(builder: Builder, call: Call, schema: onnx.defs.OpSchema, attrs: Mapping[str, AttributeProto], scope: Scope,
@@ -150,7 +160,7 @@ def _expand(builder: Builder, call: Call, schema: onnx.defs.OpSchema, attrs: Map
                                    where=call.where, fix=f"export the model with opset {OPSET} or older")
         return list(call.emit(builder))
     defaults = {k: a.default_value for k, a in schema.attributes.items() if a.default_value.name}
-    return _inline(builder, body, call.inputs, {**defaults, **attrs}, f"{call.name}/", scope)[:len(call.outputs)]
+    return _inline(builder, body, call.inputs, {**defaults, **attrs}, call.outputs, f"{call.name}/", scope)
 
 
 def _body(call: Call, schema: onnx.defs.OpSchema, attrs: Mapping[str, AttributeProto]) -> FunctionProto | None:
