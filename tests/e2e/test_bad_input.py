@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 import edgekit as ek
 from edgekit import errors
 
-CLI = [sys.executable, "-c", "import sys; from edgekit.cli import main; sys.exit(main())"]
+CLI = [sys.executable, "-m", "edgekit"]
 POSIX = pytest.mark.skipif(os.name != "posix", reason="POSIX limits and signals")
 
 

@@ -64,8 +64,9 @@ class GruPolicy(nn.Module):
         self.head = nn.Linear(32, 2)
 
     def forward(self, obs, h_in):
-        y, h_out = self.cell(torch.relu(self.embed(obs))[None], h_in[None])
-        return torch.tanh(self.head(y[0])), h_out[0]
+        y, hidden = self.cell(torch.relu(self.embed(obs))[None], h_in[None])
+        action, h_out = torch.tanh(self.head(y[0])), hidden[0]
+        return action, h_out
 
 
 MODULES = {
