@@ -93,6 +93,12 @@ def test_dead_channels_fill_groups(dead, permute):
         np.testing.assert_array_equal(groups.order, np.arange(64))  # a dead channel stays among its neighbours
 
 
+@pytest.mark.parametrize("inputs", [60, 64])
+def test_columns_first_in_memory(inputs):
+    w, _ = patterned(32, inputs, 8, 20)
+    check(np.asfortranarray(w), find_groups(np.asfortranarray(w)))
+
+
 def test_groups_with_one_support():
     w = np.zeros((32, 20), np.float32)
     w[:, 3:9] = 1
@@ -142,7 +148,8 @@ def test_pack_refuses_groups_that_lose_weights():
 
 
 @given(outputs=st.integers(1, 70), inputs=st.integers(1, 40), v=st.sampled_from([1, 2, 3, 4, 5, 8, 12, 16, 32, 64]),
-       share=st.floats(0.05, 1), holes=st.sampled_from([0, 0, 0.02, 0.2]), dead=st.integers(0, 3), seed=st.integers(0, 99))
+       share=st.floats(0.05, 1), holes=st.sampled_from([0, 0, 0.02, 0.2]), dead=st.integers(0, 3),
+       seed=st.integers(0, 99))
 @settings(deadline=None, max_examples=200)
 def test_any_pattern_packs_exactly(outputs, inputs, v, share, holes, dead, seed):
     kept = max(1, round(share * inputs))

@@ -25,7 +25,8 @@ def test_scores():
     assert not np.array_equal(scores.random(w, 1), scores.random(w, 2))
 
 
-@pytest.mark.parametrize("inputs, sparsity, kept", [(10, 0.5, 5), (10, 0, 10), (10, 0.99, 1), (3, 0.5, 2), (275, 0.5, 138)])
+@pytest.mark.parametrize("inputs, sparsity, kept",
+                         [(10, 0.5, 5), (10, 0, 10), (10, 0.99, 1), (3, 0.5, 2), (275, 0.5, 138)])
 def test_kept_inputs(inputs, sparsity, kept):
     assert kept_inputs(inputs, sparsity) == kept
 

@@ -1,8 +1,20 @@
-"""Which weights go: patterns, scores, permutation and pruning. Plain numpy; onnx and torch are imported when they are used."""
+"""Which weights go: patterns, scores, permutation and pruning. Plain numpy; onnx and torch are imported where used."""
+from typing import TYPE_CHECKING, Any
+
 from edgekit.exporters.sparsify.benefit import Cost, LayerBenefit, benefit
 from edgekit.exporters.sparsify.groups import Groups, dense_groups, find_groups, pack, unpack
 from edgekit.exporters.sparsify.oneshot import Pruned, prune_onnx
 from edgekit.exporters.sparsify.rules import Layer
 
+if TYPE_CHECKING:
+    from edgekit.exporters.sparsify.training import prune, remove, summary
+
 __all__ = ["Cost", "Groups", "Layer", "LayerBenefit", "Pruned", "benefit", "dense_groups", "find_groups", "pack",
-           "prune_onnx", "unpack"]
+           "prune", "prune_onnx", "remove", "summary", "unpack"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("prune", "remove", "summary"):  # these need torch
+        from edgekit.exporters.sparsify import training
+        return getattr(training, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

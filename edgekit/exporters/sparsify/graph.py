@@ -52,7 +52,7 @@ def require_onnx() -> Any:
         import onnx.numpy_helper
         import onnx.shape_inference
     except ImportError:
-        raise MissingToolError("the package onnx is not installed", fix="pip install 'edgekit-deploy[export]'") from None
+        raise MissingToolError("onnx is not installed", fix="pip install 'edgekit-deploy[export]'") from None
     return onnx
 
 
@@ -222,33 +222,36 @@ def _all_nodes(graph: Any) -> Iterable[Any]:
 
 
 def _reach(graph: Any, constants: dict[str, Any]) -> tuple[set[str], set[str]]:
-    """deep: values with a layer before them. head: values that become an output of the model without another layer behind.
+    """deep: values with a layer before them. head: values that become an output of the model, no other layer behind.
 
     A gate ends the way to an output: what a GRU or LSTM cell written out multiplies with a sigmoid is no head.
     """
-    maker = {o: node for node in graph.node for o in node.output}
     deep: set[str] = set()
+    gates: set[str] = set()  # values like sigmoid(z) or 1 - sigmoid(z)
     layer = []
     for node in graph.node:
         layer.append(node.op_type in GATES or node.op_type in PRODUCTS and any(i in constants for i in node.input[1:2]))
         if layer[-1] or any(i in deep for i in node.input):
             deep.update(o for o in node.output if o)
+        computed = [i for i in node.input if i in deep]
+        shifted = node.op_type in ("Add", "Sub", "Neg", "Split", "Slice", "Identity")
+        if node.op_type in ("Sigmoid", "HardSigmoid") or shifted and computed and gates.issuperset(computed):
+            gates.update(node.output)
     simple = {v.name for v in graph.output}
     inner: set[str] = set()  # values with a layer behind them
     for node, is_layer in zip(reversed(graph.node), reversed(layer)):
         if is_layer or any(o in inner for o in node.output):
             inner.update(node.input)
-        if not is_layer and any(o in simple for o in node.output) and not _gates(node, deep, maker):
+        if not is_layer and any(o in simple for o in node.output) and not _gates(node, deep, gates):
             simple.update(node.input)
     return deep, simple - inner
 
 
-def _gates(node: Any, deep: set[str], maker: dict[str, Any]) -> bool:
+def _gates(node: Any, deep: set[str], gates: set[str]) -> bool:
     computed = [i for i in node.input if i in deep]
     if node.op_type in ("MatMul", "Einsum"):
         return len(computed) > 1
-    return node.op_type == "Mul" and bool(computed) and (
-        len(computed) > 1 or any(i in maker and maker[i].op_type in ("Sigmoid", "HardSigmoid") for i in computed))
+    return node.op_type == "Mul" and (len(computed) > 1 or any(i in gates for i in computed))
 
 
 def _shapes(model: Any) -> dict[str, tuple[int, ...]]:

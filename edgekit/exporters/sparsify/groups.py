@@ -47,7 +47,7 @@ def dense_groups(outputs: int, inputs: int, v: int) -> Groups:
 
 
 def pack(w: np.ndarray, groups: Groups) -> np.ndarray:
-    """w (outputs, inputs) -> (groups, kept, v), the kernels' layout. ValueError if the groups do not cover w's non-zeros."""
+    """w (outputs, inputs) -> (groups, kept, v), the kernels' layout. ValueError if the groups leave out non-zeros."""
     padded = np.concatenate([w, np.zeros((1, w.shape[1]), w.dtype)])  # row -1: padding
     rows = groups.order.reshape(groups.count, 1, groups.v)
     packed = padded[rows, groups.index[:, :, None]]
@@ -67,10 +67,10 @@ def find_groups(w: np.ndarray, sizes: tuple[int, ...] = SIZES) -> Groups | None:
     """Groups that the zeros of w (outputs, inputs) form, of the largest size in `sizes` that fits; None if they save
     less than 5 % of the multiply-adds.
 
-    Rows with the same support are one class. A row whose support lies inside a class (a weight that happens to be zero,
-    a dead channel) fills that class up; when exact classes bring too little, rows of nearly the same support are united.
-    Groups that read less than the largest are filled up with inputs whose weights are zero. The cost is O(rows *
-    classes * inputs / 64).
+    Rows with the same support are one class. A row whose support lies inside a class (a weight that happens to be
+    zero, a dead channel) fills that class up; when exact classes bring too little, rows of nearly the same support
+    are united. Groups that read less than the largest are filled up with inputs whose weights are zero.
+    The cost is O(rows * classes * inputs / 64).
     """
     outputs, inputs = w.shape
     nonzero = w != 0
@@ -109,7 +109,7 @@ class _Classes:
 def _words(nonzero: np.ndarray) -> np.ndarray:
     """Boolean (rows, inputs) -> (rows, words) uint64, one bit an input."""
     packed = np.packbits(nonzero, axis=1)
-    return np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8))).view(np.uint64)
+    return np.ascontiguousarray(np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8)))).view(np.uint64)
 
 
 def _sizes(bits: np.ndarray) -> np.ndarray:
@@ -117,7 +117,7 @@ def _sizes(bits: np.ndarray) -> np.ndarray:
 
 
 def _classes(bits: np.ndarray, inputs: int, unite: bool, limit: float) -> _Classes | None:
-    """Classes of rows by support, largest support first. None once there are so many that a group each costs > limit."""
+    """Classes of rows by support, largest support first. None once a group for each costs > limit."""
     distinct, first, inverse = np.unique(bits.view(np.dtype((np.void, bits.shape[1] * 8))).ravel(),
                                          return_index=True, return_inverse=True)
     supports = bits[first]

@@ -17,7 +17,7 @@ TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTransp
 
 @dataclass(frozen=True)
 class Tensor:
-    """A weight that may be pruned: `parameter` of the submodule `module`; parts: matrices stacked in it along axis 0."""
+    """A weight that may be pruned: `parameter` of submodule `module`; parts: matrices stacked in it along axis 0."""
 
     name: str
     module: str
@@ -39,7 +39,7 @@ class _Site:
 
 
 def observe(module: nn.Module, example_inputs: Any) -> list[Tensor]:
-    """The weights of a module in the order of its submodules. module is not changed; it runs once, in eval mode, on a copy.
+    """The weights of a module in the order of its submodules. It is not changed: a copy runs once, in eval mode.
 
     example_inputs: a tuple or list of arguments, a dict of keyword arguments, or the one argument.
     What lies before and behind a layer is read from the autograd graph of that run.
@@ -69,7 +69,8 @@ def observe(module: nn.Module, example_inputs: Any) -> list[Tensor]:
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             outputs = _call(probe, example_inputs)
     except Exception as error:
-        raise InputError(f"the module does not run on its example inputs: {error}", where=type(module).__name__) from error
+        raise InputError(f"the module does not run on its example inputs: {error}",
+                         where=type(module).__name__) from error
     finally:
         for handle in handles:
             handle.remove()
@@ -78,7 +79,8 @@ def observe(module: nn.Module, example_inputs: Any) -> list[Tensor]:
     for m, name in names.items():
         for parameter_name, parameter in m.named_parameters(recurse=False):
             owners.setdefault(id(parameter), []).append(f"{name}.{parameter_name}".lstrip("."))
-    return [_tensor(probe, m, names[m], site, macs, shallow, heads, owners) for m, found in sites.items() for site in found]
+    return [_tensor(probe, m, names[m], site, macs, shallow, heads, owners)
+            for m, found in sites.items() for site in found]
 
 
 def _call(module: nn.Module, example_inputs: Any) -> Any:
@@ -105,7 +107,8 @@ def _sites(name: str, m: nn.Module) -> list[_Site]:
         return [_Site(name, p, 1, False) for p in ("weight_ih", "weight_hh")]
     if isinstance(m, (nn.Linear, *CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS)):
         # The output projection of attention never runs as a module: it is listed with the attention.
-        return [] if isinstance(m, nn.modules.linear.NonDynamicallyQuantizableLinear) else [_Site(name, "weight", 1, True)]
+        if not isinstance(m, nn.modules.linear.NonDynamicallyQuantizableLinear):
+            return [_Site(name, "weight", 1, True)]
     return []
 
 
@@ -171,12 +174,23 @@ def _heads(outputs: set[Any], makers: dict[Any, str]) -> set[str]:
             deep[node] = any(n in makers for n in _before([node]))
         return deep[node]
 
+    def computed(node: Any) -> list[Any]:
+        return [n for n, _ in node.next_functions if n is not None and is_deep(n)]
+
+    def sigmoid(node: Any) -> bool:
+        """sigmoid(z), 1 - sigmoid(z) and the like."""
+        while not node.name().startswith(("Sigmoid", "Hardsigmoid")):
+            behind = computed(node)
+            if len(behind) != 1 or not node.name().startswith(("Add", "Sub", "Rsub", "Neg", "Split", "Slice")):
+                return False
+            node = behind[0]
+        return True
+
     def gate(node: Any) -> bool:
-        computed = [n for n, _ in node.next_functions if n is not None and is_deep(n)]
-        kind = node.name()
-        if kind.startswith("Mul") and any(n.name().startswith("Sigmoid") for n in computed):
-            return True
-        return len(computed) > 1 and kind.startswith(("Mul", "Mm", "Bmm", "Baddbmm", "ScaledDot"))
+        kind, factors = node.name(), computed(node)
+        if kind.startswith("Mul"):
+            return len(factors) > 1 or any(map(sigmoid, factors))
+        return len(factors) > 1 and kind.startswith(("Mm", "Bmm", "Baddbmm", "ScaledDot"))
 
     heads, seen, left = set(), set(outputs), list(outputs)
     while left:

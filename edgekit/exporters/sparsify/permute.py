@@ -1,7 +1,7 @@
 """Which outputs share a group: balanced clustering of outputs by the inputs that they want to keep.
 
-Alternates, as k-means does, between the best inputs of each group and the best balanced assignment of outputs to groups,
-then exchanges single outputs by the exact score. Deterministic; numpy alone.
+Alternates, as k-means does, between the best inputs of each group and the best balanced assignment of outputs to
+groups, then exchanges single outputs by the exact score. Deterministic; numpy alone.
 """
 import numpy as np
 
@@ -70,7 +70,7 @@ def _mask(score: np.ndarray, kept: int) -> np.ndarray:
 
 
 def _spread(score: np.ndarray, count: int, v: int, kept: int) -> np.ndarray:
-    """Groups around `count` outputs that want different inputs: each next seed is the one least served by those before."""
+    """Groups around `count` outputs that want different inputs: the next seed is the one least served by those before."""
     own = _mask(score, kept)
     want = np.maximum((score * own).sum(1), 1e-30)
     served = np.zeros(len(score), np.float32)

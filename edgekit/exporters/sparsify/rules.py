@@ -1,4 +1,4 @@
-"""Which layers are pruned, in what groups, and why the others stay dense: the same rules for ONNX graphs and torch modules."""
+"""Which layers are pruned, in what groups, and why the others stay dense: one set of rules for ONNX and torch."""
 import math
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ class Layer:
     """A layer with weights, or a product of two activations, and what pruning did to it.
 
     name: the ONNX node or torch module; of a recurrent layer with .W or .R behind it. Weights used by several nodes are
-    one layer, named after the first. shape: of the weights. macs: dense multiply-adds of one inference, all uses together.
+    one layer, named after the first. shape: of the weights. macs: dense multiply-adds of one inference, all uses.
     sparsity: share of the inputs that a group does not read. group: V, or None when dense. reason: why dense, or "".
     """
 
@@ -66,7 +66,8 @@ def checked(sparsity: float, group: Group) -> tuple[float, Group]:
     if not 0 <= number < 1:
         raise InputError(f"sparsity must be at least 0 and less than 1, not {sparsity!r}", 
                          fix="0.5 prunes half of the weights")
-    if group != "auto" and (isinstance(group, (bool, str)) or group != int(group) or not 1 <= group <= 64):
+    whole = isinstance(group, (int, float)) and not isinstance(group, bool) and group in range(1, 65)
+    if group != "auto" and not whole:
         raise InputError(f"group must be 'auto' or a whole number from 1 to 64, not {group!r}")
     return number, group if isinstance(group, str) else int(group)
 

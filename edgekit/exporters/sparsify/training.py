@@ -14,7 +14,7 @@ try:
     from torch import nn
     from torch.nn.utils import parametrize
 except ImportError:
-    raise MissingToolError("the package torch is not installed", fix="pip install 'edgekit-deploy[torch]'") from None
+    raise MissingToolError("torch is not installed", fix="pip install 'edgekit-deploy[torch]'") from None
 
 from edgekit.exporters.sparsify.mask import choose, mask
 from edgekit.exporters.sparsify.observe import Tensor, observe
@@ -39,9 +39,10 @@ class GroupMask(nn.Module):
 def prune(module: nn.Module, example_inputs: Any, *, sparsity: float = 0.5, group: Group = 8) -> nn.Module:
     """A copy of the module, pruned by magnitude in balanced groups, to fine-tune in any training loop.
 
-    example_inputs: a tuple of arguments, a dict of keyword arguments, or the one argument; they decide which layer is the
-    first and which the head. sparsity: share of the inputs that each group drops, 0 <= sparsity < 1. group: outputs that
-    share their inputs, 1 to 64, or "auto" (by layer, as on ONNX models). `summary` says what became of each layer.
+    example_inputs: a tuple of arguments, a dict of keyword arguments, or the one argument; a run on them shows which
+    layer is the first and which the head. sparsity: share of the inputs that each group drops, 0 <= sparsity < 1.
+    group: outputs that share their inputs, 1 to 64, or "auto" (by layer, as on ONNX models). `summary` says what became
+    of each layer.
 
     Weights become parametrised (torch.nn.utils.parametrize): the optimiser trains `parametrizations.<weight>.original`,
     so make it after pruning. state_dict holds the masks. A module that was pruned before is pruned anew. InputError for
@@ -66,12 +67,13 @@ def summary(module: nn.Module) -> tuple[Layer, ...]:
     """What `prune` did to each layer of a module that it returned, and why some stayed dense."""
     layers = getattr(module, "_edgekit_layers", None)
     if layers is None:
-        raise InputError("the module was not pruned by edgekit", where=type(module).__name__, fix="call edgekit.prune first")
+        raise InputError("the module was not pruned by edgekit", where=type(module).__name__,
+                         fix="call edgekit.prune first")
     return layers
 
 
 def remove(module: nn.Module) -> nn.Module:
-    """Makes the masks permanent, in place: plain modules with plain weights, zeros where the masks were. Returns module."""
+    """Makes the masks permanent, in place: plain modules and weights, zeros where the masks were. Returns module."""
     for m in list(module.modules()):
         if not parametrize.is_parametrized(m):
             continue
@@ -103,9 +105,9 @@ def _attach(m: nn.Module, tensor: Tensor, choice: Choice) -> None:
 def _read_masked_weights(m: nn.Module) -> None:
     """Lets a recurrent module compute with its parametrised weights.
 
-    nn.LSTM and its like run on a list of tensors, `_flat_weights`, that they keep beside their parameters: it would hold
-    the unmasked ones, or results of an earlier step that can neither be copied nor trained. Here it is made anew at
-    each use. parametrize has given this module a class of its own, so no other module is touched.
+    nn.LSTM and its like run on a list of tensors, `_flat_weights`, that they keep beside their parameters: it would
+    hold the unmasked ones, or results of an earlier step that can neither be copied nor trained. Here it is made anew
+    at each use. parametrize has given this module a class of its own, so no other module is touched.
     """
     kind = type(m)
 
