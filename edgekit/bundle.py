@@ -54,8 +54,8 @@ class Bundle:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Names of the targets that the bundle has code for."""
-        return tuple(self.manifest["targets"])
+        """Names of the targets that the bundle has code for, the host first."""
+        return tuple(sorted(self.manifest["targets"], key=lambda t: (t != "host", t)))
 
     @property
     def entries(self) -> tuple[Entry, ...]:

@@ -2,7 +2,7 @@
 from typing import Any
 
 from edgekit import targets
-from edgekit.errors import BundleError, InputError, MissingToolError
+from edgekit.errors import InputError, MissingToolError
 from edgekit.runtimes.abi.names import library_names, model_name
 from edgekit.runtimes.session import Session
 
@@ -21,18 +21,14 @@ def open_session(files: Any, target: str = "host", threads: int = 1) -> Session:
     weights = files.file("weights.bin")
     if target == "onnx":
         from edgekit.runtimes.onnx import OnnxSession
-        models = {e["name"]: _present(files, "model.onnx" if k == 0 else f"model.{e['name']}.onnx")
-                  for k, e in enumerate(manifest["entries"])}
-        with weights.open("rb") as f:
-            plan_id = int.from_bytes(f.read(32)[24:], "little")
-        return OnnxSession(models, manifest, plan_id, threads)
+        return OnnxSession(files, threads)
     if target not in manifest["targets"]:
         raise InputError(f"the bundle has no target {target!r}",
                          fix="use one of: " + ", ".join([*manifest["targets"], "onnx"]) + "; or export it for that target")
     spec = targets.load(target)
     if not spec.runner:
         raise MissingToolError(f"nothing here runs the target {target!r}", fix="run it on the device")
-    library = _present(files, f"{target}/{library_names(spec, model_name(manifest['name']))[0]}")
+    library = files.file(f"{target}/{library_names(spec, model_name(manifest['name']))[0]}")
     if spec.runner == "host":
         from edgekit.runtimes.host import HostSession
         pool = f"{target}/{library_names(spec, 'ek_threads')[0]}"
@@ -53,8 +49,3 @@ def open_session(files: Any, target: str = "host", threads: int = 1) -> Session:
         machine.close()
         raise
 
-
-def _present(files: Any, name: str) -> Any:
-    if name not in files.manifest["files"]:
-        raise BundleError(f"the bundle does not contain {name}", fix="export it again, with what you want to run")
-    return files.file(name)

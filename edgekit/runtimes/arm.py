@@ -26,11 +26,11 @@ class Emulator:
     pointer = 8
     measured = False
 
-    def __init__(self, library: bytes, limit: float = LIMIT):
+    def __init__(self, library: bytes, limit: float | None = None):
         if importlib.util.find_spec("unicorn") is None:
             raise MissingToolError("arm64 code runs here in the emulator 'unicorn', which is not installed",
                                    fix="pip install 'edgekit-deploy[arm64]'")
-        self._limit = limit
+        self._limit = LIMIT if limit is None else limit
         self._noise = tempfile.TemporaryFile()  # noqa: SIM115 (closed by _end)
         root = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))

@@ -3,7 +3,6 @@
 The C interface is called with plain integers; its structures are packed here for the guest's pointer size.
 """
 import struct
-import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -14,6 +13,7 @@ from edgekit.runtimes.session import (
     MODEL_BYTES,
     Arrays,
     Entry,
+    Turns,
     check,
     checked,
     entries,
@@ -46,7 +46,7 @@ class GuestSession:
         self.target, self.measured = target, machine.measured
         self._machine, self._manifest, self._name = machine, manifest, prefix(manifest)
         self._entries = entries(manifest)
-        self._lock = threading.Lock()
+        self._turns = Turns()
         self._buffers: dict[str, tuple[list[int], list[int], tuple[int, ...]]] = {}
         self._weights = machine.alloc(len(weights), weights, writable=False)
         self._arena = machine.alloc(manifest["arena_bytes"])
@@ -58,7 +58,7 @@ class GuestSession:
     def run(self, inputs: Arrays, entry: str) -> dict[str, np.ndarray]:
         """See `Session`."""
         e = find(self._entries, entry)
-        with self._lock:
+        with self._turns:
             self._check(self._machine.call(e.symbol, *self._give(inputs, e)))
             outs = self._places(e)[1]
             return {p.name: np.frombuffer(bytearray(self._machine.read(at, p.nbytes)), p.dtype).reshape(p.shape)
@@ -66,19 +66,19 @@ class GuestSession:
 
     def reset(self) -> None:
         """See `Session`."""
-        with self._lock:
+        with self._turns:
             self._check(self._machine.call(f"{self._name}_reset", self._model))
 
     def save(self) -> bytes:
         """See `Session`."""
-        with self._lock:
+        with self._turns:
             size = self._manifest["state_bytes"] + STATE_HEADER
             self._check(self._machine.call(f"{self._name}_save", self._model, self._state, size))
             return saved(self._machine.read(self._state, size))
 
     def restore(self, state: bytes) -> None:
         """See `Session`."""
-        with self._lock:
+        with self._turns:
             state = state[:self._manifest["state_bytes"] + STATE_HEADER]
             self._machine.write(self._state, state)
             self._check(self._machine.call(f"{self._name}_restore", self._model, self._state, len(state)))
@@ -86,7 +86,7 @@ class GuestSession:
     def time(self, inputs: Arrays, entry: str) -> float:
         """See `Session`."""
         e = find(self._entries, entry)
-        with self._lock:
+        with self._turns:
             status, seconds = self._clock()(e.symbol, *self._give(inputs, e))
             self._check(status)
             return seconds
@@ -94,7 +94,7 @@ class GuestSession:
     def steps(self, inputs: Arrays, entry: str) -> list[float]:
         """See `Session`."""
         e, clock = find(self._entries, entry), self._clock()
-        with self._lock:
+        with self._turns:
             views = self._give(inputs, e)[1:3]
             self._check(self._machine.call(f"{self._name}_load", self._model, e.index, *views))
             return every_step(lambda k: clock(f"{self._name}_steps", self._model, e.index, k, k + 1), self._name)
@@ -104,7 +104,7 @@ class GuestSession:
         if not hasattr(self._machine, "count"):
             raise unavailable("an instruction count", self.target, "count on arm64, or measure the time here")
         e = find(self._entries, entry)
-        with self._lock:
+        with self._turns:
             status, count = self._machine.count(e.symbol, *self._give(inputs, e))
             self._check(status)
             return count
@@ -115,7 +115,7 @@ class GuestSession:
 
     def close(self) -> None:
         """See `Session`."""
-        with self._lock:
+        with self._turns.last():
             self._machine.close()
 
     def _clock(self) -> Callable[..., tuple[int, float]]:

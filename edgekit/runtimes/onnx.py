@@ -4,7 +4,6 @@ State is fed back here as the library does it in its arena; saved states have th
 carried between this and the compiled targets.
 """
 import struct
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,30 +13,32 @@ import numpy as np
 from edgekit.errors import BundleError, MissingToolError, RuntimeStatusError
 from edgekit.runtimes.abi.crc32c import crc32c
 from edgekit.runtimes.abi.layout import FORMAT, STATE_HEADER
-from edgekit.runtimes.session import STATE, Arrays, Entry, check, checked, entries, find, unavailable
+from edgekit.runtimes.session import STATE, Arrays, Entry, Turns, check, checked, entries, find, unavailable
 
 MAGIC = b"EKSTATES"
 _HEAD = struct.Struct("<8sQQII")  # magic, plan id, bytes of all states, format, CRC-32C of the states
 
 
 class OnnxSession:
-    """A `Session` over one ONNX file an entry."""
+    """A `Session` over the ONNX files of a bundle, one an entry; each is loaded when it is first used."""
 
     target, measured = "onnx", True
 
-    def __init__(self, models: dict[str, Path], manifest: dict[str, Any], plan_id: int, threads: int = 1):
+    def __init__(self, files: Any, threads: int = 1):
         try:
             import onnxruntime
         except ImportError:
             raise MissingToolError("the model's ONNX form runs in 'onnxruntime', which is not installed",
                                    fix="pip install 'edgekit-deploy[export]'") from None
-        self._ort, self._models, self._manifest, self._plan_id = onnxruntime, models, manifest, plan_id
-        self._entries = entries(manifest)
+        self._ort, self._files = onnxruntime, files
+        self._entries = entries(files.manifest)
+        self._models = {name: files.file(f"model.{name}.onnx" if e.index else "model.onnx") for name, e in self._entries.items()}
+        self._plan_id = _plan_id(files.file("weights.bin"))
         self._options = onnxruntime.SessionOptions()
         self._options.intra_op_num_threads, self._options.inter_op_num_threads = threads, 1
         self._options.log_severity_level = 3
         self._sessions: dict[str, Any] = {}
-        self._lock = threading.Lock()
+        self._turns = Turns()
         self._states = {s.name: np.zeros(s.shape, s.dtype) for e in self._entries.values() for s in e.states}
 
     def run(self, inputs: Arrays, entry: str) -> dict[str, np.ndarray]:
@@ -50,12 +51,12 @@ class OnnxSession:
 
     def reset(self) -> None:
         """See `Session`."""
-        with self._lock:
+        with self._turns:
             self._states = {name: np.zeros_like(a) for name, a in self._states.items()}
 
     def save(self) -> bytes:
         """See `Session`."""
-        with self._lock:
+        with self._turns:
             data = b"".join(a.tobytes() for a in self._states.values())
         return _HEAD.pack(MAGIC, self._plan_id, len(data), FORMAT, crc32c(data)) + data
 
@@ -65,7 +66,7 @@ class OnnxSession:
         data = state[STATE_HEADER:STATE_HEADER + size]
         if state[:STATE_HEADER] != _HEAD.pack(MAGIC, self._plan_id, size, FORMAT, crc32c(data)) or len(data) < size:
             check(STATE, "onnx")
-        with self._lock:
+        with self._turns:
             at = 0
             for name, a in self._states.items():
                 self._states[name] = np.frombuffer(data, a.dtype, a.size, at).reshape(a.shape)
@@ -86,16 +87,18 @@ class OnnxSession:
 
     def close(self) -> None:
         """See `Session`."""
-        with self._lock:
-            self._sessions, self._models = {}, {}
+        with self._turns.last():
+            self._sessions = {}
 
     def _infer(self, inputs: Arrays, entry: str) -> tuple[dict[str, np.ndarray], float]:
         """Outputs by name and seconds."""
         e = find(self._entries, entry)
         feeds = {p.name: a for p, a in zip(e.inputs, checked(inputs, e))}
         wanted = [p.name for p in e.outputs] + [s.source for s in e.states]
-        with self._lock:
+        with self._turns:
             session = self._session(e)
+            if not all(s.source for s in e.states):
+                raise BundleError("the manifest does not say which outputs the states come from", where=e.name)
             feeds |= {s.name: self._states[s.name] for s in e.states}
             start = time.perf_counter()
             try:
@@ -109,8 +112,6 @@ class OnnxSession:
 
     def _session(self, entry: Entry) -> Any:
         if entry.name not in self._sessions:
-            if entry.name not in self._models:
-                raise BundleError("the session is closed", fix="open the bundle again")
             try:
                 self._sessions[entry.name] = self._ort.InferenceSession(
                     self._models[entry.name], self._options, providers=["CPUExecutionProvider"])
@@ -118,6 +119,12 @@ class OnnxSession:
                 raise BundleError(f"onnxruntime refuses the model: {_line(error)}",
                                   where=self._models[entry.name].name) from None
         return self._sessions[entry.name]
+
+
+def _plan_id(weights: Path) -> int:
+    """What ties saved states to the model: it stands in the header of weights.bin (docs/bundle.md)."""
+    with weights.open("rb") as f:
+        return int.from_bytes(f.read(32)[24:], "little")
 
 
 def _line(error: Exception) -> str:

@@ -1,7 +1,9 @@
 """What every runtime offers, and what all of them share: ports, entries, checks of inputs, status codes."""
 import functools
 import re
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Protocol
@@ -131,7 +133,7 @@ def _port(raw: dict[str, Any]) -> Port:
 
 
 def _state(raw: dict[str, Any]) -> State:
-    return State(raw["name"], np.dtype(raw["dtype"]), tuple(raw["shape"]), raw["output"])
+    return State(raw["name"], np.dtype(raw["dtype"]), tuple(raw["shape"]), raw.get("output", ""))
 
 
 def as_array(value: Any, port: Port, where: str) -> np.ndarray:
@@ -141,9 +143,11 @@ def as_array(value: Any, port: Port, where: str) -> np.ndarray:
         return value
     try:
         array = np.asarray(value)
-        if isinstance(value, (bool, int, float, list, tuple)) and (array.dtype.kind in _FITS[port.dtype.kind] or not array.size):
-            return np.asarray(value, port.dtype)
-    except (ValueError, TypeError, OverflowError, RuntimeError) as e:
+        plain = isinstance(value, (bool, int, float, list, tuple))
+        if plain and (array.dtype.kind in _FITS[port.dtype.kind] or not array.size):
+            with np.errstate(over="raise"):
+                return np.asarray(value, port.dtype)
+    except (ValueError, TypeError, ArithmeticError, RuntimeError) as e:
         raise InputError(f"input {port.name!r} is no array of {port.dtype} ({e})", where=where) from None
     return array
 
@@ -181,6 +185,29 @@ def _statuses() -> dict[int, tuple[str, str]]:
     """value -> (name, text), from the header that the libraries are built with."""
     header = resources.files("edgekit.runtimes.abi").joinpath("edgekit.h").read_text("utf-8")
     return {int(value): (name, text) for name, value, text in re.findall(r'X\((EK_\w+), (\d+), "(.*?)"\)', header)}
+
+
+class Turns:
+    """Calls take turns, `with turns:`; after the last one there are none."""
+
+    def __init__(self) -> None:
+        self._lock, self._open = threading.Lock(), True
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        if not self._open:
+            self._lock.release()
+            raise BundleError("the session is closed", fix="open the bundle again")
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    @contextmanager
+    def last(self) -> Iterator[None]:
+        """The turn in which the session is closed."""
+        with self._lock:
+            self._open = False
+            yield
 
 
 def every_step(step: Callable[[int], tuple[int, float]], where: str) -> list[float]:

@@ -1,11 +1,11 @@
 """A small bundle for all drivers: its kernels are written in C by hand, everything around them is what ships."""
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edgekit import targets
+from edgekit.runtimes.abi import bundle
 from edgekit.runtimes.abi.names import library_names
 
 KERNELS = r"""
@@ -101,19 +101,8 @@ def make_models():
             "crash": helper.make_model(crash, opset_imports=opset, ir_version=8)}
 
 
-@dataclass(frozen=True)
-class Files:
-    """A bundle that was read."""
-
-    folder: Path
-    manifest: dict
-
-    def file(self, name: str) -> Path:
-        return self.folder / name
-
-
 @pytest.fixture(scope="session")
-def files(tmp_path_factory) -> Files:
+def files(tmp_path_factory):
     """The bundle on disk, for host, arm64, wasm and a target that cannot run here."""
     for package in ("ziglang", "onnx"):
         pytest.importorskip(package, reason="needs the [export] extra to make its bundle")
@@ -128,7 +117,7 @@ def files(tmp_path_factory) -> Files:
     for name in ("host", "arm64", "wasm", "android-arm64"):
         target, work = targets.load(name), tmp_path_factory.mktemp("work")
         (work / "kernels.c").write_text(KERNELS.replace("int32_t skew", "__attribute__((unused)) int32_t skew")
-                                        .replace("tiny_k1(", "tiny_k1(").replace("int32_t begin", "__attribute__((unused)) int32_t begin")
+                                        .replace("int32_t begin", "__attribute__((unused)) int32_t begin")
                                         .replace("int32_t end", "__attribute__((unused)) int32_t end"))
         kernels = compile_c(work / "kernels.c", target, work, work)
         emit_target(plan, Compiled((kernels,), compiled_symbols), target, folder)
@@ -139,16 +128,16 @@ def files(tmp_path_factory) -> Files:
     for k, (name, model) in enumerate(make_models().items()):
         (folder / ("model.onnx" if k == 0 else f"model.{name}.onnx")).write_bytes(model.SerializeToString())
     write_vectors(folder)
-    port = lambda p: {"name": p.name, "dtype": p.dtype, "shape": list(p.shape)}  # noqa: E731
+    port = lambda p: {"name": p.name, "dtype": p.dtype, "shape": list(p.shape)}
     state = {"name": "h", "dtype": "float32", "shape": [1, 3], "output": "h_out"}
     entries = [{"name": e.name, "inputs": list(map(port, e.inputs)), "outputs": list(map(port, e.outputs)),
                 "states": [state] if e.updates else [],
                 "layers": [{"name": s.name, "op": s.op, "macs": s.macs, "dense_macs": s.dense_macs, "sparsity": 0.0,
                             "group": None, "kernel": "Map"} for s in e.steps]} for e in plan.entries]
-    manifest = {"format": 1, "name": "tiny", "entries": entries, "targets": about, "arena_bytes": plan.arena_bytes,
-                "state_bytes": 12, "weights_bytes": (folder / "weights.bin").stat().st_size, "layers": [], "pruning": {},
-                "files": {p.relative_to(folder).as_posix(): "" for p in folder.rglob("*") if p.is_file()}}
-    return Files(folder, manifest)
+    manifest = {"name": "tiny", "entries": entries, "targets": about, "arena_bytes": plan.arena_bytes, "state_bytes": 12,
+                "weights_bytes": (folder / "weights.bin").stat().st_size, "layers": [], "pruning": {}}
+    return bundle.write(tmp_path_factory.mktemp("made") / "tiny.ekb", manifest,
+                        {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()})
 
 
 def write_vectors(folder: Path) -> None:
