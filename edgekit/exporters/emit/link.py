@@ -30,13 +30,12 @@ def emit_target(plan: Plan, compiled: Compiled, target: Target, out_dir: Path) -
         folder.mkdir(parents=True, exist_ok=True)
     abi = resources.files("edgekit.runtimes.abi")
     (include / f"{name}.h").write_text(c_source.header(plan), "utf-8", newline="\n")
-    for file, folder in (("edgekit.h", "include"), ("ek_threads.h", "include"), ("ek_threads.c", "src")):
-        (out_dir / folder / file).write_bytes(abi.joinpath(file).read_bytes())
+    for part in ("include/edgekit.h", "include/ek_threads.h", "src/ek_threads.c"):
+        (out_dir / part).write_bytes(abi.joinpath(part.split("/")[1]).read_bytes())
     with tempfile.TemporaryDirectory(prefix="edgekit-") as temporary:
         work = Path(temporary)
-        for header in ("ek_runtime.h", "ek_crc32c.h"):
-            (work / header).write_bytes(abi.joinpath(header).read_bytes())
-        (work / "ek_memory.c").write_bytes(abi.joinpath("ek_memory.c").read_bytes())
+        for file in ("ek_runtime.h", "ek_crc32c.h", "ek_memory.c"):
+            (work / file).write_bytes(abi.joinpath(file).read_bytes())
         (work / f"{name}.c").write_text(c_source.source(plan, compiled.symbols, cpu_features(target)), "utf-8")
         glue = compile_c(work / f"{name}.c", target, include, work)
         objects = [*compiled.objects, glue]
@@ -47,9 +46,9 @@ def emit_target(plan: Plan, compiled: Compiled, target: Target, out_dir: Path) -
         if shared:
             memory = compile_c(work / "ek_memory.c", target, include, work)
             link_shared([*objects, memory], target, c_source.api_symbols(plan), work / shared)
-            for made in (work / shared, (work / shared).with_suffix(".lib")):  # a DLL has an import library
-                if made.exists():
-                    shutil.move(made, library / made.name)
+            for built in (work / shared, (work / shared).with_suffix(".lib")):  # a DLL has an import library
+                if built.exists():
+                    shutil.move(built, library / built.name)
         if target.runner == "host":
             threads = library_names(target, "ek_threads")[0]
             _link_threads(out_dir, target, work / threads)

@@ -15,7 +15,7 @@ _LANES = 4096
 @functools.cache
 def _tables() -> np.ndarray:
     """(4, 256) uint32: slicing by four, as in ek_crc32c.h."""
-    table = np.arange(256, dtype=np.uint32)
+    table: np.ndarray = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         table = (table >> 1) ^ np.where(table & 1, np.uint32(_POLYNOMIAL), np.uint32(0))
     tables = [table]

@@ -7,31 +7,33 @@ import unicodedata
 from edgekit.targets import Target
 
 _KEYWORDS = """
-alignas alignof and and_eq asm auto bitand bitor bool break case catch char class compl concept const const_cast consteval
-constexpr constinit continue co_await co_return co_yield decltype default delete do double dynamic_cast else enum explicit
-export extern false float for friend goto if inline int long mutable namespace new noexcept not not_eq nullptr operator or
-or_eq private protected public register reinterpret_cast requires restrict return short signed sizeof static static_assert
-static_cast struct switch template this thread_local throw true try typedef typeid typename typeof union unsigned using
-virtual void volatile wchar_t while xor xor_eq
-""".split()
+alignas alignof and and_eq asm auto bitand bitor bool break case catch char class compl concept const const_cast
+consteval constexpr constinit continue co_await co_return co_yield decltype default delete do double dynamic_cast
+else enum explicit export extern false float for friend goto if inline int long mutable namespace new noexcept not
+not_eq nullptr operator or or_eq private protected public register reinterpret_cast requires restrict return short
+signed sizeof static static_assert static_cast struct switch template this thread_local throw true try typedef
+typeid typename typeof union unsigned using virtual void volatile wchar_t while xor xor_eq
+"""
 _MACROS = """
-I IN OUT NULL EOF TRUE FALSE assert complex errno far i386 imaginary interface linux max min near small stderr stdin stdout
-unix setjmp offsetof signbit isnan isinf
-""".split()
+I IN OUT NULL EOF TRUE FALSE assert complex errno far i386 imaginary interface linux max min near small stderr stdin
+stdout unix setjmp offsetof signbit isnan isinf
+"""
 # Functions that common headers declare: a type of that name could not be.
 _LIBRARY = """
-abort abs accept access acos acosh alarm asin asinh atan atan2 atanh atexit atof atoi atol bind brk bsearch calloc cbrt ceil
-chdir chmod chown clock clone close connect copysign cos cosh creat ctime daemon difftime div dup dup2 erf erfc execv exit exp
-exp2 expm1 fabs fclose fdim feof ferror fflush fgetc fgets floor fma fmax fmin fmod fopen fork fputc fputs fread free frexp
-fscanf fseek ftell fwrite gamma getc getchar getenv gets gmtime hypot ilogb index ioctl isatty j0 j1 jn kill labs ldexp lgamma
-link listen llabs localtime log log10 log1p log2 logb longjmp lrint lround lseek main malloc memchr memcmp memcpy memmove
-memset mkdir mktime modf mount nan nearbyint nextafter nice open pause perror pipe poll pow printf putc putchar puts qsort
-raise rand random read realloc recv remainder remove rename rewind rindex rint rmdir round scalbn scanf select send setbuf
-shutdown signal sin sinh sleep snprintf socket sprintf sqrt srand sscanf stat stpcpy strcat strchr strcmp strcpy strdup strlen
-strncmp strstr strtod strtok strtol swab symlink sync system tan tanh tgamma time times tmpfile toupper trunc umask uname
-ungetc unlink usleep utime vfork vprintf wait write y0 y1 yn
-""".split()
-_RESERVED = frozenset(_KEYWORDS + _MACROS)
+abort abs accept access acos acosh alarm asin asinh atan atan2 atanh atexit atof atoi atol bind brk bsearch calloc
+cbrt ceil chdir chmod chown clock clone close connect copysign cos cosh creat ctime daemon difftime div dup dup2 erf
+erfc execv exit exp exp2 expm1 fabs fclose fdim feof ferror fflush fgetc fgets floor fma fmax fmin fmod fopen fork
+fputc fputs fread free frexp fscanf fseek ftell fwrite gamma getc getchar getenv gets gmtime hypot ilogb index ioctl
+isatty j0 j1 jn kill labs ldexp lgamma link listen llabs localtime log log10 log1p log2 logb longjmp lrint lround
+lseek main malloc memchr memcmp memcpy memmove memset mkdir mktime modf mount nan nearbyint nextafter nice open
+pause perror pipe poll pow printf putc putchar puts qsort raise rand random read realloc recv remainder remove
+rename rewind rindex rint rmdir round scalbn scanf select send setbuf shutdown signal sin sinh sleep snprintf socket
+sprintf sqrt srand sscanf stat stpcpy strcat strchr strcmp strcpy strdup strlen strncmp strstr strtod strtok strtol
+swab symlink sync system tan tanh tgamma time times tmpfile toupper trunc umask uname ungetc unlink usleep utime
+vfork vprintf wait write y0 y1 yn
+"""
+_RESERVED = frozenset(f"{_KEYWORDS} {_MACROS}".split())
+_NO_TYPE = _RESERVED | frozenset(_LIBRARY.split())
 
 
 def _identifier(text: str, fallback: str) -> str:
@@ -58,7 +60,7 @@ def _distinct(names: list[str], taken: set[str]) -> list[str]:
 def model_name(name: str) -> str:
     """C name of a model: the prefix of all its symbols and the stem of its files."""
     found = _identifier(name, "model")
-    return f"{found}_model" if found in _RESERVED or found in _LIBRARY or found.endswith("_t") else found
+    return f"{found}_model" if found in _NO_TYPE or found.endswith("_t") else found
 
 
 def entry_names(entries: list[str]) -> dict[str, str]:
