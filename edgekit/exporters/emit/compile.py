@@ -6,7 +6,9 @@ import pickle
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata, resources
@@ -89,15 +91,15 @@ def compile_kernels(kernels: Sequence[Kernel], target: Target, prefix: str, work
         source = work / f"k{number}.s"
         source.write_text(only_kernel(text, name), "utf-8")
         sources.append(source)
-    return Compiled(assemble(sources, target, work), symbols)
+    return Compiled(assemble(sources, target), symbols)
 
 
 def _run_compiler(kernels, paths, target: Target, names, progress) -> None:
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]))}
+    here = str(Path(__file__).parents[3])  # a checkout that is not installed
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH", "")]))}
     child = subprocess.Popen([sys.executable, "-P", "-m", "edgekit.exporters.emit.compiler"], stdin=subprocess.PIPE,
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
     log: list[bytes] = []
-    import threading
     reader = threading.Thread(target=lambda: log.append(child.stderr.read()), daemon=True)
     reader.start()
     try:
@@ -114,7 +116,7 @@ def _run_compiler(kernels, paths, target: Target, names, progress) -> None:
                 kernel = kernels[message["failed"]]
                 raise CompilerError(f"the compiler refused a kernel for {target.name}: {message['why']}",
                                     where=names.get(kernel, type(kernel).__name__),
-                                    fix="please report this with the model; leaving the layer dense or another target may avoid it")
+                                    fix="please report this with the model")
             else:
                 current = None
         code = child.wait()
@@ -131,22 +133,31 @@ def _run_compiler(kernels, paths, target: Target, names, progress) -> None:
         child.stdout.close()
 
 
-_HELPER = re.compile(r"^\s*\.(weak|globl|weak_definition|weak_def_can_be_hidden|linkonce)\b.*_?_(extendhfsf2|truncsfhf2|gnu_h2f_ieee|gnu_f2h_ieee)\b.*$", re.M)
+# LLVM's half-float helpers come weak into every object; a model's library exports nothing of the kind.
+_HELPER = re.compile(r"^\s*\.(weak|globl|weak_definition|weak_def_can_be_hidden|linkonce)\b.*_?_(extendhfsf2|truncsfhf2)\b.*\n", re.M)
+_DEBUG = re.compile(r"\s*\.(section\s+(\.debug|__DWARF|\.custom_section\.\.debug)|loc\b|cfi_sections)")
+_SECTION = re.compile(r"\s*\.(section|text|data|bss|const|build_version|subsections_via_symbols)\b")
 
 
 def only_kernel(text: str, name: str) -> str:
-    """The assembly with the kernel under its final name, and LLVM's half-float helpers kept local to the object."""
-    text = _HELPER.sub("", text)
-    return re.sub(rf"\b(_?){SYMBOL}\b", rf"\1{name}", text)
+    """The assembly with the kernel under its final name, helpers kept local to the object, and no debug information."""
+    kept, skipping = [], False
+    for line in _HELPER.sub("", text).splitlines():
+        if _SECTION.match(line):
+            skipping = _DEBUG.match(line) is not None
+        if not skipping and not _DEBUG.match(line) and not re.match(r"\s*\.file\s+\d", line):
+            kept.append(line)
+    return re.sub(rf"\b(_?){SYMBOL}\b", rf"\1{name}", "\n".join(kept)) + "\n"
 
 
-def assemble(sources: Sequence[Path], target: Target, work: Path) -> tuple[Path, ...]:
+def assemble(sources: Sequence[Path], target: Target) -> tuple[Path, ...]:
     """Object files beside their sources."""
+    from edgekit.exporters.emit.zig import triple, zig
     flags = ["-msimd128"] if target.triple.startswith("wasm32") else []
-    command = [sys.executable, "-m", "ziglang", "cc", "-target", target.zig, *flags, "-c"]
-    for start in range(0, len(sources), 64):
-        part = sources[start:start + 64]
-        run = subprocess.run([*command, *map(str, part)], cwd=work, capture_output=True, text=True, check=False)
-        if run.returncode:
-            raise CompilerError(f"the assembler for {target.name} failed: {run.stderr.strip()[:500]}", fix="please report this with the model")
-    return tuple(s.with_suffix(".o") for s in sources)
+
+    def one(source: Path) -> Path:
+        made = source.with_suffix(".o")
+        zig("cc", "-target", triple(target), *flags, "-c", source, "-o", made)
+        return made
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        return tuple(pool.map(one, sources))

@@ -109,7 +109,7 @@ def _offsets(code: Code, k: Conv, g, index):
 def _sums(code: Code, k: Conv, x, w, bias, g, offsets, start, n_rows: int, n_cols: int, pitch: int):
     """All sums of a strip, in a stack array (v, length) with length a whole number of vectors."""
     positions = (n_rows - 1) * pitch + n_cols
-    lanes = lanes_for(code, 1 << (positions - 1).bit_length(), ())
+    lanes = lanes_for(code, 1 << (positions - 1).bit_length())
     vectors = -(-positions // lanes)
     length = vectors * lanes
     array = code.array(k.v * length, "float32")
@@ -167,6 +167,6 @@ def _finish(code: Code, k: Conv, sums, order, extras, out, g, start, n_rows: int
                 value = code.local_load(array, v * code.i(length) + r * code.i(pitch) + at, lanes)
                 values = [code.let(value), *(read(code, b, t, position, lanes) for b, t in zip(extras, k.extras, strict=True))]
                 write(code, out, k.output, evaluate(code, k.post, values, lanes), position, lanes)
-            code.spans(n_cols, lanes_for(code, n_cols, ()), visit)
+            code.spans(n_cols, lanes_for(code, n_cols), visit)
 
 

@@ -3,9 +3,9 @@ from contextlib import ExitStack
 
 from tvm import tirx
 
-from edgekit.exporters.kernels.body import address, as_condition, evaluate, lanes_for, read, stored, write
+from edgekit.exporters.kernels.body import address, evaluate, lanes_for, read, write
 from edgekit.exporters.kernels.loops import Code, Machine
-from edgekit.exporters.kernels.spec import Gather, Map, Tensor
+from edgekit.exporters.kernels.spec import Gather, Map
 
 BLOCK = 4096  # elements of a one-dimensional map that make up one unit
 
@@ -50,9 +50,7 @@ def build_map(k: Map, machine: Machine):
     def visit(position, lanes):
         values = [read(code, b, t, position, lanes) for b, t in zip(buffers, k.inputs, strict=True)]
         write(code, out, k.output, evaluate(code, k.body, values, lanes), position, lanes)
-    tensors = (*k.inputs, k.output)
-    # A dtype other than 4 bytes wide changes the register count, not the lanes: narrow ones fill part of a register.
-    lanes = lanes_for(code, k.shape[-1], tensors) if k.shape and k.output.strides[-1] else 1
+    lanes = lanes_for(code, k.shape[-1]) if k.shape and k.output.strides[-1] else 1
     units = nest(code, k.shape, visit, lanes)
     return code.function(), units
 
@@ -68,19 +66,9 @@ def build_gather(k: Gather, machine: Machine):
         j = code.let(tirx.max(tirx.min(j, code.i(k.extent - 1)), code.i(0)))
         at = [j if a == k.axis else p for a, p in enumerate(position)]
         value = code.load(x, address(code, k.x.strides, at), lanes, k.x.strides[-1])
-        if k.x.dtype == "bool":
-            value = as_condition(value, lanes)
-        code.store(out, stored(value, k.output.dtype, lanes), address(code, k.output.strides, position), lanes, k.output.strides[-1])
+        write(code, out, k.output, value, position, lanes)
     # One index for a whole vector, unless the index runs along the last axis.
     single = not k.shape or moving or k.axis == len(k.shape) - 1 or not k.output.strides[-1]
-    units = nest(code, k.shape, visit, 1 if single else lanes_for(code, k.shape[-1], ()))
+    units = nest(code, k.shape, visit, 1 if single else lanes_for(code, k.shape[-1]))
     return code.function(), units
 
-
-def contiguous(shape: tuple[int, ...], dtype: str) -> Tensor:
-    """A row-major tensor."""
-    strides, step = [], 1
-    for extent in reversed(shape):
-        strides.append(step)
-        step *= extent
-    return Tensor(dtype, tuple(reversed(strides)))

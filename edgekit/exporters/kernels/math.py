@@ -1,11 +1,12 @@
-"""Elementary functions as polynomials: no kernel calls libm, so the numbers are the same on every target.
+"""Elementary functions of float32 as polynomials: no kernel calls libm, so the numbers are the same on every target.
 
-Each function takes `let`, which names a value so that it is computed once (`Code.let`), and expressions of one floating
-type, scalar or vector; it returns an expression of that type. They are branch free, keep NaN, are right at infinities,
-zeros and denormals, and never need a fused multiply-add to be correct. Errors are in ulp of float32, against exact values.
+Each function takes `let`, which names a value so that it is computed once (`Code.let`), and expressions of float32, scalar
+or vector, and returns an expression of the same type. All are branch free, keep NaN, and are right at infinities, zeros,
+denormals and overflow; none needs a fused multiply-add to be correct. Errors are the largest seen, in ulp (units in the
+last place of float32) against exact values; tests/kernels/test_math.py holds them.
 
-TVM's simplifier treats floats as if they were real numbers: it folds x - x, x == x and (x + c) - c. It does not look
-through names of floats, so every intermediate value here has one; conditions have none (naming a vector of bool crashes it).
+TVM's simplifier treats floats as real numbers (it folds x - x, x == x and (x + c) - c) but does not look through names
+made by `let`, so intermediate values have one wherever rounding matters.
 """
 import math as m
 from collections.abc import Callable
@@ -15,35 +16,32 @@ from tvm import tirx
 Let = Callable
 
 
-def dtype_of(x) -> str:
-    """The dtype with its lanes, such as float32x8."""
-    return str(x.ty)
+def base_of(x) -> str:
+    """The dtype of one lane, such as float32."""
+    return str(x.ty).partition("x")[0]
 
 
 def lanes_of(x) -> int:
-    return int(dtype_of(x).partition("x")[2] or 1)
+    return int(str(x.ty).partition("x")[2] or 1)
 
 
-def base_of(x) -> str:
-    """The dtype of one lane."""
-    return dtype_of(x).partition("x")[0]
-
-
-def as_type(x, base: str):
-    """The value converted to `base`, lane by lane."""
-    n = lanes_of(x)
-    return x.astype(base if n == 1 else f"{base}x{n}")
+def vector(base: str, lanes: int) -> str:
+    return base if lanes == 1 else f"{base}x{lanes}"
 
 
 def like(x, value):
     """The constant `value` in the type of x."""
-    return tirx.const(value, dtype_of(x))
+    return tirx.const(value, str(x.ty))
 
 
-def bits(x, base: str = "int32"):
-    """The bits of a float32 as int32 (or whatever `base` of the same width)."""
-    n = lanes_of(x)
-    return tirx.reinterpret(base if n == 1 else f"{base}x{n}", x)
+def to(x, base: str):
+    """The value converted to `base`, lane by lane."""
+    return x.astype(vector(base, lanes_of(x)))
+
+
+def bits(x, base: str):
+    """The bits of x seen as `base`, a dtype of the same width."""
+    return tirx.reinterpret(vector(base, lanes_of(x)), x)
 
 
 def select(condition, yes, no):
@@ -64,18 +62,15 @@ def poly(let: Let, x, coefficients):
 
 def clamp(let: Let, x, low: float, high: float):
     """x within [low, high]; NaN stays."""
-    x = let(select(x < like(x, low), like(x, low), x))
-    return let(select(x > like(x, high), like(x, high), x))
+    x = let(select(x < like(x, low), like(x, low), x)) if low != -m.inf else x
+    return let(select(x > like(x, high), like(x, high), x)) if high != m.inf else x
 
 
 def copysign(let: Let, magnitude, sign):
-    """|magnitude| (given non-negative) with the sign bit of `sign`."""
-    return bits(bits(magnitude) | (bits(sign) & like(bits(sign), -(1 << 31))), "float32")
-
-
-def _power_of_two(let: Let, n):
-    """2^n for an int32 n in [-126, 127]."""
-    return let(bits((n + like(n, 127)) << like(n, 23), "float32"))
+    """A magnitude without sign bit, given that of `sign`. Any float type."""
+    base = {"float32": "int32", "float64": "int64"}[base_of(sign)]
+    i = let(bits(sign, base))
+    return let(bits(bits(magnitude, base) | (i & like(i, -(1 << (31 if base == "int32" else 63)))), base_of(sign)))
 
 
 _MAGIC = 12582912.0  # 1.5 * 2^23: adding it rounds to an integer, which is then in the low bits
@@ -84,54 +79,38 @@ _MAGIC = 12582912.0  # 1.5 * 2^23: adding it rounds to an integer, which is then
 def _round(let: Let, x):
     """(nearest integer as float, the same as int32) for |x| < 2^22; NaN gives NaN and some integer."""
     t = let(x + like(x, _MAGIC))
-    i = let(bits(t))
+    i = let(bits(t, "int32"))
     return let(t - like(t, _MAGIC)), let(i - like(i, 0x4B400000))
+
+
+def _power_of_two(let: Let, n):
+    """2^n for an int32 n in [-126, 127]."""
+    return let(bits((n + like(n, 127)) << like(n, 23), "float32"))
 
 
 _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 
 
 def _exp_parts(let: Let, x):
-    """(r, e^r - 1, n) with x = n ln 2 + r, |r| <= ln 2 / 2 (Cephes); |x| < 1000."""
+    """(e^r - 1, n) with x = n ln 2 + r, |r| <= ln 2 / 2 (Cephes), for |x| < 1000."""
     n, i = _round(let, let(x * like(x, m.log2(m.e))))
     r = let(x - n * like(x, 0.693359375))
     r = let(r + n * like(x, 2.12194440e-4))
-    p = poly(let, r, _EXP)
-    return r, let(let(p * let(r * r)) + r), i
-
-
-def _scale(let: Let, x, n):
-    """x * 2^n for an int32 n in [-252, 254], rounded once where x has room."""
-    h = let(n >> like(n, 1))
-    return let(let(x * _power_of_two(let, h)) * _power_of_two(let, let(n - h)))
+    return let(let(poly(let, r, _EXP) * let(r * r)) + r), i
 
 
 def exp(let: Let, x):
-    """e^x, 1 ulp; overflows to inf above 88.73, underflows through denormals to 0 below -103.98."""
-    x = clamp(let, x, -104.0, 89.0)
-    _, p, n = _exp_parts(let, x)
-    return _scale(let, let(p + like(p, 1.0)), n)
+    """e^x, 1 ulp: inf above 88.73, through denormals to 0 below -103.98."""
+    p, n = _exp_parts(let, clamp(let, x, -104.0, 89.0))
+    half = let(n >> like(n, 1))  # in two steps, because 2^n itself may be out of range
+    return let(let(let(p + like(p, 1.0)) * _power_of_two(let, half)) * _power_of_two(let, let(n - half)))
 
 
-def sigmoid(let: Let, x):
-    """1 / (1 + e^-x), 2 ulp, also where it is tiny."""
-    e = exp(let, let(-tirx.abs(x)))
-    top = let(select(x < like(x, 0.0), e, like(x, 1.0)))
-    y = let(top / let(like(x, 1.0) + e))
-    return y
-
-
-_TANH_P = (-2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11, 5.12229709037114e-08,
-           1.48572235717979e-05, 6.37261928875436e-04, 4.89352455891786e-03)
-_TANH_Q = (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03)
-
-
-def tanh(let: Let, x):
-    """tanh x as a rational function (Eigen's)."""
-    c = clamp(let, x, -7.90531110763549805, 7.90531110763549805)
-    s = let(c * c)
-    y = let(let(c * poly(let, s, _TANH_P)) / poly(let, s, _TANH_Q))
-    return let(select(tirx.abs(x) < like(x, 4e-4), x, y))
+def expm1(let: Let, x):
+    """e^x - 1, 2 ulp, for x < 88."""
+    p, n = _exp_parts(let, clamp(let, x, -18.0, 88.0))
+    s = _power_of_two(let, n)
+    return let(select(tirx.abs(x) < like(x, 2.0**-24), x, let(s - like(s, 1.0)) + p * s))
 
 
 _LOG = (7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1,
@@ -139,18 +118,17 @@ _LOG = (7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.
 
 
 def _log_split(let: Let, x):
-    """(e, f) with x = 2^e (1 + f), 1 + f in [sqrt 1/2, sqrt 2), for positive finite x, denormals included."""
+    """(e, f) with x = 2^e (1 + f) and 1 + f in [sqrt 1/2, sqrt 2), for positive finite x, denormals included."""
     small = x < like(x, 2.0**-126)
-    x = let(select(small, x * like(x, 2.0**24), x))
-    i = let(bits(x) - like(bits(x), 0x3F3504F3))
-    e = let(i >> like(i, 23))
-    f = let(bits(let(bits(x) - (e << like(e, 23))), "float32") - like(x, 1.0))
-    e = let(as_type(e, "float32"))
-    return let(select(small, e - like(x, 24.0), e)), f
+    normal = let(select(small, x * like(x, 2.0**24), x))
+    i = let(bits(normal, "int32"))
+    e = let((i - like(i, 0x3F3504F3)) >> like(i, 23))
+    f = let(bits(i - (e << like(e, 23)), "float32"))
+    return let(to(e, "float32") - select(small, like(x, 24.0), like(x, 0.0))), let(f - like(f, 1.0))
 
 
 def log(let: Let, x):
-    """Natural logarithm, 1 ulp (Cephes): -inf at 0, NaN below, inf at inf."""
+    """Natural logarithm, 1 ulp (Cephes): -inf at 0, NaN below."""
     e, f = _log_split(let, x)
     z = let(f * f)
     y = let(let(poly(let, f, _LOG) * f) * z)
@@ -162,27 +140,54 @@ def log(let: Let, x):
     return let(select(tirx.abs(x) <= like(x, 0.0), like(x, -m.inf), y))
 
 
+def log1p(let: Let, x):
+    """log(1 + x), 2 ulp, for x >= 0: the logarithm of the rounded sum, and what rounding lost."""
+    u = let(x + like(x, 1.0))
+    lost = let(let(x - let(u - like(x, 1.0))) / u)
+    return let(select(x < like(x, m.inf), log(let, u) + lost, x))
+
+
+def sigmoid(let: Let, x):
+    """1 / (1 + e^-x), 3 ulp, also where it is tiny."""
+    e = exp(let, let(-tirx.abs(x)))
+    return let(select(x < like(x, 0.0), e, like(x, 1.0)) / let(e + like(e, 1.0)))
+
+
+_TANH = (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1)
+
+
+def tanh(let: Let, x):
+    """Hyperbolic tangent, 2 ulp (Cephes)."""
+    a = let(tirx.abs(x))
+    z = let(x * x)
+    near = let(let(let(poly(let, z, _TANH) * z) * x) + x)
+    p, n = _exp_parts(let, clamp(let, let(a + a), 0.0, 20.0))
+    e = let(let(p + like(p, 1.0)) * _power_of_two(let, n))
+    far = let(like(x, 1.0) - let(like(x, 2.0) / let(e + like(e, 1.0))))
+    return let(select(a < like(a, 0.625), near, copysign(let, far, x)))
+
+
 _ERFC = (-1.72853470e-5, 3.83197126e-4, -3.88396438e-3, 2.42546219e-2, -1.06777877e-1, -6.34846687e-1, -1.28717512e-1)
 _ERF = (-5.96761703e-4, 4.99119423e-3, -2.67681349e-2, 1.12819925e-1, -3.76125336e-1, 1.28379166e-1)
 
 
 def _erf_parts(let: Let, x):
-    """(|x| is large, erf x where it is not, erfc |x| where it is) (N. Juffa's polynomials)."""
-    t = let(tirx.abs(x))
-    c = let(select(t > like(x, 10.5), like(x, 10.5), t))
+    """(erf x where |x| <= 0.928, erfc |x| where it is larger), by N. Juffa's polynomials."""
+    a = let(tirx.abs(x))
+    c = clamp(let, a, 0.0, 10.5)
     tail = let(let(c * poly(let, c, _ERFC)) - c)
-    near = let(x + x * poly(let, let(x * x), _ERF))
-    return t > like(x, 0.927734375), near, exp(let, tail)
+    return let(x + x * poly(let, let(x * x), _ERF)), exp(let, tail)
 
 
 def erf(let: Let, x):
     """The error function, 2 ulp."""
-    large, near, c = _erf_parts(let, x)
-    return let(select(large, copysign(let, let(like(x, 1.0) - c), x), near))
+    near, c = _erf_parts(let, x)
+    return let(select(tirx.abs(x) > like(x, 0.927734375), copysign(let, let(like(x, 1.0) - c), x), near))
 
 
 def normal_cdf(let: Let, x):
-    """(1 + erf(x / sqrt 2)) / 2, without cancellation in the lower tail."""
-    large, near, c = _erf_parts(let, let(x * like(x, m.sqrt(0.5))))
+    """(1 + erf(x / sqrt 2)) / 2, without cancellation in the lower tail: 5e-7 of the value down to x = -5, 4e-6 beyond."""
+    y = let(x * like(x, m.sqrt(0.5)))
+    near, c = _erf_parts(let, y)
     far = let(select(x < like(x, 0.0), c, like(x, 2.0) - c))
-    return let(let(select(large, far, like(x, 1.0) + near)) * like(x, 0.5))
+    return let(select(tirx.abs(y) > like(x, 0.927734375), far, let(near + like(x, 1.0))) * like(x, 0.5))

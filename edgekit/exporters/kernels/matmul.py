@@ -14,7 +14,7 @@ def build_matmul(k: MatMul, machine: Machine):
     dtype = k.a.dtype
     tall = max(1, min(k.m, 4 if machine.accumulators < 24 else 6))
     blocks, last = -(-k.m // tall), k.m - (k.m - 1) // tall * tall
-    lanes = lanes_for(code, k.n, ())
+    lanes = lanes_for(code, k.n)
     wide = max(1, min(machine.accumulators // tall, k.n // lanes, 4))
 
     def tile(batch, row, rows: int, column, width: int, count: int):

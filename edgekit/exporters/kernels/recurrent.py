@@ -12,18 +12,8 @@ from edgekit.exporters.kernels.loops import Code, Machine, broadcast, const
 from edgekit.exporters.kernels.scalar import apply
 from edgekit.exporters.kernels.spec import Recurrent
 
-GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 SEQUENCES = 4  # of a unit: they share each load of the weights
 F = "float32"
-
-
-def scratch_floats(k: Recurrent) -> int:
-    """Size of the scratch operand: recurrent sums of all gates, and r * h where the reset comes before the product."""
-    return k.batch * k.hidden * (GATES[k.cell] + _reset_first(k))
-
-
-def _reset_first(k: Recurrent) -> bool:
-    return k.cell == "GRU" and not k.linear_before_reset
 
 
 def build_recurrent(k: Recurrent, machine: Machine):
@@ -36,11 +26,11 @@ def build_recurrent(k: Recurrent, machine: Machine):
     h = code.operand(F)
     c = code.operand(F) if k.cell == "LSTM" else None
     y, scratch = code.operand(F), code.operand(F)
-    gates, hidden = GATES[k.cell], k.hidden
+    gates, hidden = k.gates, k.hidden
     weights = Weights(w, index, k.v, k.kept)
     lanes = lanes_of(k.v, machine.lanes)
     count = next(n for n in (4, 2, 1) if k.v // lanes % n == 0 and n <= max(1, machine.accumulators // 4))
-    width = lanes_for(code, hidden, ())
+    width = lanes_for(code, hidden)
 
     def product(source, base, row, rows: int):
         """scratch[row.., gate columns] = bias + R source[row..]; rows of source are `hidden` apart."""
@@ -60,7 +50,7 @@ def build_recurrent(k: Recurrent, machine: Machine):
                             code.store_at(scratch, sums[r][m], broadcast(at, lanes) + columns, lanes)
 
     def clipped(value, n):
-        return apply("clip", [value], F, (-k.clip, k.clip), n) if k.clip else value
+        return apply("clip", [value], F, (-k.clip, k.clip), n, code.let) if k.clip else value
 
     def act(which, value, n):
         return code.let(evaluate(code, k.activations[which], [code.let(clipped(value, n))], n))
@@ -147,7 +137,7 @@ def build_recurrent(k: Recurrent, machine: Machine):
                     t = code.let(tirx.Select(active, n - code.i(1) - s, s)) if k.reverse else s
                     times.append((t, active))
             product(h, 0, row, rows)
-            if _reset_first(k):
+            if k.reset_first:
                 saved = _save_update_gate(code, k, scratch, row, rows, width)
                 for r in range(rows):
                     reset_gate(code.let(row + code.i(r)), times[r][0])
@@ -169,7 +159,7 @@ def build_recurrent(k: Recurrent, machine: Machine):
 def _save_update_gate(code: Code, k: Recurrent, scratch, row, rows: int, width: int):
     """Copies the z sums aside, before a second product overwrites all gates; the result puts them back."""
     aside = code.array(rows * k.hidden, F)
-    gates = GATES[k.cell] * k.hidden
+    gates = k.gates * k.hidden
 
     def move(back: bool):
         for r in range(rows):

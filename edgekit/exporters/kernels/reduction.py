@@ -3,7 +3,7 @@ from contextlib import ExitStack
 
 from tvm import tirx
 
-from edgekit.exporters.kernels.body import address, evaluate, lanes_for, read, write
+from edgekit.exporters.kernels.body import evaluate, lanes_for, read, write
 from edgekit.exporters.kernels.elementwise import nest
 from edgekit.exporters.kernels.loops import Code, Machine, broadcast, const
 from edgekit.exporters.kernels.scalar import apply
@@ -32,7 +32,7 @@ def fold(code: Code, op: str, dtype: str, extents: tuple[int, ...], value, lanes
 
     def visit(position, width):
         target = acc if width == wide else total
-        target.set(apply(combine, [target.value, value(position, width)], dtype, (), width))
+        target.set(apply(combine, [target.value, value(position, width)], dtype, (), width, code.let))
     with ExitStack() as stack:
         outer = [stack.enter_context(code.loop(e)) for e in extents[:-1]]
         with code.loop(n // wide) as i:
@@ -44,7 +44,7 @@ def fold(code: Code, op: str, dtype: str, extents: tuple[int, ...], value, lanes
         lanes_array = code.array(wide, dtype)
         code.local_store(lanes_array, acc.value, 0, wide)
         for j in range(wide):
-            total.set(apply(combine, [total.value, code.local_load(lanes_array, j)], dtype, (), 1))
+            total.set(apply(combine, [total.value, code.local_load(lanes_array, j)], dtype, (), 1, code.let))
     return code.let(total.value)
 
 
@@ -77,7 +77,7 @@ def build_reduce(k: Reduce, machine: Machine):
         with ExitStack() as stack:
             r = [stack.enter_context(code.loop(e)) for e in inner]
             value = pre([*position, *r], lanes, k.outer - 1) if lanes > 1 else pre([*position, *r], 1)
-            acc.set(apply(COMBINE[k.op], [acc.value, value], dtype, (), lanes))
+            acc.set(apply(COMBINE[k.op], [acc.value, value], dtype, (), lanes, code.let))
         post(code.let(acc.value), position, lanes)
 
     def lanes_along_the_reduction(position, _):
@@ -85,7 +85,7 @@ def build_reduce(k: Reduce, machine: Machine):
         total = fold(code, k.op, dtype, inner, lambda r, width: pre([*position, *r], width), lanes)
         post(total, position, 1)
     if along_outer:
-        units = nest(code, outer, one_lane_a_result, lanes_for(code, outer[-1], ()))
+        units = nest(code, outer, one_lane_a_result, lanes_for(code, outer[-1]))
     else:
         units = nest(code, outer, lanes_along_the_reduction, 1)
     return code.function(), units
@@ -121,7 +121,7 @@ def build_norm(k: Norm, machine: Machine):
     size = 1
     for extent in inner:
         size *= extent
-    lanes = lanes_for(code, inner[-1], ())
+    lanes = lanes_for(code, inner[-1])
 
     def each(visit):
         with ExitStack() as stack:
@@ -136,7 +136,7 @@ def build_norm(k: Norm, machine: Machine):
             return fold(code, op, dtype, inner, value, machine.lanes)
 
         def unary(op, value, width, attrs=()):
-            return apply(op, [value], dtype, attrs, width)
+            return apply(op, [value], dtype, attrs, width, code.let)
         if k.kind in ("softmax", "logsoftmax"):
             top = total("max", element)
             shifted = lambda r, w: element(r, w) - broadcast(top, w)  # noqa: E731

@@ -214,5 +214,19 @@ class Recurrent:
     xp: tuple[int, int]        # strides over (step, batch)
     y: tuple[int, int]         # strides over (step, batch)
 
+    @property
+    def gates(self) -> int:
+        return {"LSTM": 4, "GRU": 3, "RNN": 1}[self.cell]
+
+    @property
+    def reset_first(self) -> bool:
+        """A GRU that multiplies r into h before the recurrent product, which then runs twice a step."""
+        return self.cell == "GRU" and not self.linear_before_reset
+
+    @property
+    def scratch_floats(self) -> int:
+        """Recurrent sums of all gates, and r * h where the reset comes first."""
+        return self.batch * self.hidden * (self.gates + self.reset_first)
+
 
 Kernel = Map | Reduce | Arg | Norm | Conv | Linear | MatMul | Gather | Recurrent

@@ -1,0 +1,186 @@
+"""From a trained model to a bundle: load, sparsify, lower, compile for every target, verify, write."""
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit import bundle as bundles
+from edgekit import targets as devices
+from edgekit import testing
+from edgekit.errors import InputError, MissingToolError, UnsupportedError, VerificationError
+from edgekit.runtimes.abi import bundle as format
+
+TOOLS = ("apache-tvm", "ziglang", "onnx", "onnxruntime")
+Progress = Callable[[str], None]
+
+
+def export(model: Any, *, targets: Iterable[str] = ("host",), sparsity: float = 0.0, group: int | str = 8, calibration: Any = None,
+           input_shapes: Mapping[str, Any] | None = None, states: Mapping[str, str] | None = None, output: str | Path,
+           name: str | None = None, example_inputs: Any = None, dtype: str = "float32", source: bool = True, trust_model: bool = False,
+           overwrite: bool = False, progress: Progress = lambda _: None) -> bundles.Bundle:
+    """Compiles a model for `targets`, checks it against onnxruntime, and writes the bundle `output`.
+
+    model, example_inputs, input_shapes, states, trust_model: see `edgekit.exporters.load.load`.
+    sparsity, group: see `edgekit.exporters.sparsify.prune_onnx`; 0 leaves the model as it is, zeros in it are used anyway.
+    calibration: {input: array with the case as axis 0} or an .npz file of such arrays (also named in_INPUT): inputs of the
+    bundle's test vectors; without it they are drawn from a seed. source: whether the pruned ONNX goes into the bundle.
+
+    The bundle has a `summary`, the dict that `edgekit export --json -` prints. Raises EdgekitError: nothing is written then,
+    and what stood at `output` is untouched.
+    """
+    begin = time.monotonic()
+    output = Path(output)
+    chosen = [devices.load(t) for t in dict.fromkeys([targets] if isinstance(targets, str) else targets)]
+    if not chosen:
+        raise InputError("no target", fix="name one, for example host")
+    if dtype != "float32":
+        raise UnsupportedError(f"dtype {dtype} is not compiled yet", fix="use float32")
+    format.check_free(output, overwrite)
+    _need_tools()
+
+    from edgekit.exporters.emit import cpu_features, pack_weights
+    from edgekit.exporters.load import load
+    from edgekit.exporters.lower import lower, supported
+    from edgekit.exporters.sparsify import prune_onnx
+    progress("loading")
+    loaded = load(model, example_inputs=example_inputs, input_shapes=input_shapes, states=states, trust_model=trust_model, name=name,
+                  keep=supported())
+    entries = [v.name for v in loaded.variants]
+    progress("pruning" if sparsity else "looking at the layers")
+    pruned = prune_onnx([v.model for v in loaded.variants], sparsity=sparsity, group=group)
+    progress("lowering")
+    plan, arrays = lower(loaded.name, list(zip(entries, pruned.models, strict=True)), loaded.states)
+    progress("running the test vectors in onnxruntime")
+    vectors = {e: testing.make(v.model, pruned_model, loaded.states, testing.cases(v.model, calibration, e, sum(s.macs for s in plan_entry.steps)))
+               for e, v, pruned_model, plan_entry in zip(entries, loaded.variants, pruned.models, plan.entries, strict=True)}
+
+    with tempfile.TemporaryDirectory(prefix="edgekit-") as temporary:
+        staging = Path(temporary)
+        with ThreadPoolExecutor(max_workers=2) as pool:  # each compiles in a process of its own
+            for done in [pool.submit(_build, plan, t, staging, progress) for t in chosen]:
+                done.result()
+        progress("packing the weights")
+        (staging / "weights.bin").write_bytes(pack_weights(plan, arrays))
+        for k, (entry, pruned_model) in enumerate(zip(entries, pruned.models, strict=True)):
+            end = "" if k == 0 else f".{entry}"
+            testing.save(staging / f"vectors{end}.npz", vectors[entry])
+            if source:
+                (staging / f"model{end}.onnx").write_bytes(pruned_model.SerializeToString())
+        manifest = _manifest(plan, pruned.layers, chosen, staging, loaded, vectors, sparsity)
+        for t in chosen:
+            manifest["targets"][t.name]["cpu_features"] = list(cpu_features(t))
+        checked = format.write(staging.with_suffix(".check") / "bundle", manifest, _files(staging))
+        try:
+            verified = _verify(bundles.Bundle(checked), chosen, progress)
+        finally:
+            testing.remove(staging.with_suffix(".check"))
+        for target, matches in verified.items():
+            manifest["targets"][target]["verified"] = {
+                "max_abs_error": max(m.max_abs_error for m in matches), "max_rel_error": max(m.max_rel_error for m in matches)}
+        from edgekit import report
+        (staging / "report.html").write_text(report.render({"manifest": manifest}), "utf-8")
+        progress("writing the bundle")
+        made = bundles.Bundle(format.write(output, manifest, _files(staging), overwrite))
+    made.summary = _summary(made, output, verified, time.monotonic() - begin)
+    return made
+
+
+def _need_tools() -> None:
+    from importlib import metadata
+    for tool in TOOLS:
+        try:
+            metadata.version(tool)
+        except metadata.PackageNotFoundError:
+            raise MissingToolError(f"exporting needs {tool}", fix="pip install 'edgekit-deploy[export]'") from None
+
+
+def _build(plan, target: devices.Target, staging: Path, progress: Progress) -> None:
+    """All of one target's code into the staging folder."""
+    from edgekit.exporters.emit import compile_kernels, emit_target
+    from edgekit.runtimes.abi.names import model_name
+    kernels = [s.kernel for e in plan.entries for s in e.steps]
+    names = {s.kernel: s.name for e in plan.entries for s in e.steps}
+    progress(f"{target.name}: compiling {len(set(kernels))} kernels")
+    with tempfile.TemporaryDirectory(prefix="edgekit-") as work:
+        compiled = compile_kernels(kernels, target, model_name(plan.name), Path(work), names, progress)
+        emit_target(plan, compiled, target, staging)
+    progress(f"{target.name}: linked")
+
+
+def _files(staging: Path) -> dict[str, Path | bytes]:
+    return {p.relative_to(staging).as_posix(): p for p in sorted(staging.rglob("*")) if p.is_file()}
+
+
+def _port(p) -> dict:
+    return {"name": p.name, "dtype": p.dtype, "shape": list(p.shape)}
+
+
+def _manifest(plan, layers: Sequence, chosen, staging: Path, loaded, vectors, sparsity: float) -> dict:
+    from importlib import metadata
+
+    from edgekit import __version__
+    entries = []
+    for e in plan.entries:
+        updated = {u[0] for u in e.updates}
+        entries.append({
+            "name": e.name, "inputs": [_port(p) for p in e.inputs], "outputs": [_port(p) for p in e.outputs],
+            "states": [_port(s) for s in plan.states if s.buffer in updated],
+            "layers": [{"name": s.name, "op": s.op, "macs": s.macs, "dense_macs": s.dense_macs, "sparsity": round(s.sparsity, 4),
+                        "group": s.group, "kernel": type(s.kernel).__name__} for s in e.steps]})
+    found = {}
+    for t in chosen:
+        files = [p for p in sorted((staging / t.name).rglob("*")) if p.is_file()]
+        main = next((p for p in files if p.suffix in (".so", ".dylib", ".dll", ".wasm") and "ek_threads" not in p.name), files[0])
+        found[t.name] = {"files": [p.relative_to(staging).as_posix() for p in files], "code_bytes": main.stat().st_size, "verified": None,
+                         "title": t.title}
+    original = {}
+    for entry, v in vectors.items():
+        for output, expected in v.expected.items():
+            match = bundles.compare(entry, output, expected, v.original[output])
+            original[f"{entry}.{output}"] = match.max_rel_error if np.isfinite(match.max_rel_error) else None
+    made_by = {"edgekit": __version__, **{t: metadata.version(t) for t in TOOLS}}
+    return {
+        "name": plan.name, "entries": entries, "targets": found, "arena_bytes": plan.arena_bytes, "state_bytes": plan.state_bytes,
+        "weights_bytes": (staging / "weights.bin").stat().st_size,
+        "layers": [{"name": x.name, "op": x.op, "shape": list(x.shape), "macs": x.macs, "sparsity": round(x.sparsity, 4), "group": x.group,
+                    "reason": x.reason} for x in layers],
+        "pruning": {"sparsity": sparsity, "max_rel_to_original": original}, "source": loaded.source, "made_by": made_by,
+        "license": loaded.source.get("license", "")}
+
+
+def _verify(bundle: bundles.Bundle, chosen, progress: Progress) -> dict[str, tuple[bundles.Match, ...]]:
+    """Every target that can run here against the vectors; VerificationError with the numbers where one is off."""
+    verified = {}
+    for t in chosen:
+        if not t.runner:
+            progress(f"{t.name}: not run here")
+            continue
+        progress(f"{t.name}: verifying against onnxruntime")
+        try:
+            verified |= bundle.verify(t.name)
+        except MissingToolError as e:
+            progress(f"{t.name}: not run here: {e.what} ({e.fix})")
+            continue
+        for m in verified[t.name]:
+            if not m.ok:
+                raise VerificationError(
+                    f"output {m.output!r} differs from onnxruntime by {m.max_abs_error:.3g} ({m.max_rel_error:.3g} of its largest value; "
+                    f"{bundles.TOLERANCE:g} is allowed)", where=f"{t.name}, entry {m.entry}", fix="nothing was written; please report this with the model")
+    return verified
+
+
+def _summary(bundle: bundles.Bundle, output: Path, verified, seconds: float) -> dict:
+    m = bundle.manifest
+    per_target = {name: {"max_abs_error": max(x.max_abs_error for x in matches), "max_rel_error": max(x.max_rel_error for x in matches)}
+                  for name, matches in verified.items()}
+    return {
+        "bundle": str(output), "name": m["name"], "targets": {
+            n: {"files": t["files"], "code_bytes": t["code_bytes"], "run_here": n in per_target, **per_target.get(n, {})} for n, t in m["targets"].items()},
+        "layers": m["layers"], "max_abs_error": {n: e["max_abs_error"] for n, e in per_target.items()},
+        "max_rel_error": {n: e["max_rel_error"] for n, e in per_target.items()},
+        "distance_to_original": m["pruning"]["max_rel_to_original"], "arena_bytes": m["arena_bytes"], "weights_bytes": m["weights_bytes"],
+        "seconds": round(seconds, 3)}

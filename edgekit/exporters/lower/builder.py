@@ -1,0 +1,177 @@
+"""Walking a clean ONNX graph: values by name, constants, buffers, and the steps written so far."""
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from edgekit.errors import UnsupportedError
+from edgekit.exporters.kernels.spec import Kernel, Map, Op, Tensor
+from edgekit.exporters.lower.plan import Buffer, Ref, Step
+from edgekit.exporters.lower.values import Value, combine, constant, of_view, too_long
+from edgekit.exporters.lower.views import View, collapse, row_major
+
+DTYPES = ("float32", "float64", "float16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool")
+
+
+@dataclass(frozen=True)
+class Node:
+    """An ONNX node: attributes as Python values (tensors as arrays), "" for inputs that are left out."""
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attrs: Mapping
+
+    def input(self, k: int) -> str:
+        return self.inputs[k] if k < len(self.inputs) else ""
+
+    def output(self, k: int) -> str:
+        return self.outputs[k] if k < len(self.outputs) else ""
+
+    def unsupported(self, why: str, fix: str = "") -> UnsupportedError:
+        return UnsupportedError(f"{self.op}: {why}", where=f"node {self.name}", fix=fix)
+
+
+@dataclass
+class Constants:
+    """Arrays that ship in the weights, each once, whoever names it."""
+
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    _known: dict[bytes, str] = field(default_factory=dict)
+
+    def add(self, array: np.ndarray) -> str:
+        array = np.ascontiguousarray(array)
+        key = hashlib.sha256(f"{array.dtype} {array.shape}".encode() + array.tobytes()).digest()
+        name = self._known.setdefault(key, f"w{len(self._known)}")
+        self.arrays.setdefault(name, array)
+        return name
+
+
+@dataclass
+class Builder:
+    """State of lowering one entry. Operators read `value`, `array`, and leave results by `set`."""
+
+    constants: Constants
+    initializers: Mapping[str, np.ndarray]
+    types: Mapping[str, tuple[str, tuple[int, ...]]]       # tensor -> dtype, shape
+    uses: Counter
+    values: dict[str, Value] = field(default_factory=dict)
+    steps: list[Step] = field(default_factory=list)
+    buffers: dict[str, Buffer] = field(default_factory=dict)
+    node: Node | None = None
+
+    # -- what operators ask ------------------------------------------------------------------------------------------
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.types[name][1]
+
+    def dtype(self, name: str) -> str:
+        return self.types[name][0]
+
+    def array(self, name: str) -> np.ndarray | None:
+        """The constant of that name, or None where the tensor is computed or left out."""
+        return self.initializers.get(name)
+
+    def value(self, name: str) -> Value:
+        """The tensor as a value; one that several nodes read is in memory, so that it is computed once."""
+        if name not in self.values:
+            self.values[name] = self.of_array(self.initializers[name])
+        v = self.values[name]
+        if v.view is None and v.inputs + ((v.root,) if v.root else ()) and self.uses[name] > 1:
+            v = self.values[name] = of_view(self.memory(v))
+        return v
+
+    def set(self, name: str, value: Value) -> None:
+        if name:
+            self.values[name] = value if not too_long(value) else of_view(self.memory(value))
+
+    # -- values to memory --------------------------------------------------------------------------------------------
+
+    def of_array(self, array: np.ndarray) -> Value:
+        dtype = str(array.dtype)
+        if array.size == 1:
+            return constant(array.reshape(-1)[0].item(), dtype, array.shape)
+        return of_view(View(self.constants.add(array), dtype, 0, array.shape, row_major(array.shape)))
+
+    def fresh(self, dtype: str, shape: Sequence[int], name: str = "") -> View:
+        """A new buffer of the arena, row-major."""
+        name = name or f"b{len(self.buffers)}"
+        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        self.buffers[name] = Buffer(name, dtype, tuple(shape), "arena", 0, size)
+        return View(name, dtype, 0, tuple(shape), row_major(shape))
+
+    def memory(self, value: Value) -> View:
+        """The value in memory, under whatever strides it has there."""
+        if value.view is not None:
+            return value.view
+        out = self.fresh(value.dtype, value.shape)
+        self.write(value, out)
+        return out
+
+    def dense(self, value: Value) -> View:
+        """The value in memory, row-major."""
+        if value.view is not None and value.view.contiguous:
+            return replace(value.view, strides=row_major(value.shape))
+        out = self.fresh(value.dtype, value.shape)
+        self.write(value, out)
+        return out
+
+    def write(self, value: Value, out: View) -> None:
+        """Computes the value into `out`, a view of the value's shape."""
+        if 0 in value.shape:
+            return
+        if value.root is not None:
+            moved = [value.root.reshape(v) for v in (*value.inputs, out)]
+            views = [v for v in moved if v is not None]
+            if len(views) == len(moved):
+                value.root.emit(value.body, tuple(views[:-1]), views[-1], "+".join(value.ops))
+                return
+            sums = self.fresh(value.root.dtype, value.shape)
+            self.write(replace(value, inputs=(), body=(), dtype=value.root.dtype, ops=value.ops[:1]), sums)
+            value = replace(value, root=None, inputs=(sums, *value.inputs), ops=value.ops[1:])
+        by_output = sorted(range(len(out.shape)), key=lambda a: -abs(out.strides[a]))
+        views = [v.transpose(by_output) for v in (*value.inputs, out)]
+        shape, strides = collapse(views[-1].shape, [v.strides for v in views])
+        tensors = tuple(Tensor(v.dtype, s) for v, s in zip(views, strides, strict=True))
+        self.step(Map(shape, tensors[:-1], value.body, tensors[-1]), views, ops="+".join(value.ops) or "Copy")
+
+    def step(self, kernel: Kernel, args: Sequence[View], *, ops: str = "", macs: int = 0, dense_macs: int | None = None,
+             sparsity: float = 0.0, group: int | None = None) -> None:
+        """Writes a step down, named after the node at hand."""
+        assert self.node is not None
+        self.steps.append(Step(self.node.name, ops or self.node.op, kernel, tuple(Ref(a.buffer, a.offset) for a in args),
+                               macs, macs if dense_macs is None else dense_macs, sparsity, group))
+
+    # -- elementwise -------------------------------------------------------------------------------------------------
+
+    def apply(self, op: str, *args: Value, dtype: str, shape: Sequence[int], attrs: tuple = (), label: str = "") -> Value:
+        """op over broadcast values, fused with what they are. A second product, or one that would be broadcast, goes to memory."""
+        shape = tuple(shape)
+        fused: list[Value] = []
+        rooted = False
+        for a in args:
+            if a.root is not None and (rooted or a.shape != shape):
+                a = of_view(self.memory(a))
+            rooted |= a.root is not None
+            fused.append(a)
+        out = combine(op, fused, dtype, shape, attrs, label)
+        return of_view(self.memory(out)) if too_long(out) else out
+
+    def moved(self, value: Value, move) -> Value | None:
+        """The value under another indexing, put into memory first if that is what it takes."""
+        out = value.moved(move)
+        return out if out is not None else of_view(self.memory(value)).moved(move)
+
+    def reshaped(self, value: Value, shape: Sequence[int]) -> Value:
+        shape = tuple(shape)
+        if shape == value.shape:
+            return value
+        out = self.moved(value, lambda v: v.reshape(shape))
+        return out if out is not None else of_view(replace(self.dense(value), shape=shape, strides=row_major(shape)))
+
+    def fill(self, out: View, number) -> None:
+        """A constant into a view."""
+        self.write(Value(out.shape, out.dtype, (), (Op("const", (), out.dtype, (number,)),)), out)
