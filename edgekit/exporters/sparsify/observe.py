@@ -105,11 +105,10 @@ def _sites(name: str, m: nn.Module) -> list[_Site]:
         return [_Site(name, p, 1, False) for p in m._flat_weights_names if p.startswith(("weight_ih", "weight_hh"))]
     if isinstance(m, nn.RNNCellBase):
         return [_Site(name, p, 1, False) for p in ("weight_ih", "weight_hh")]
-    if isinstance(m, (nn.Linear, *CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS)):
-        # The output projection of attention never runs as a module: it is listed with the attention.
-        if not isinstance(m, nn.modules.linear.NonDynamicallyQuantizableLinear):
-            return [_Site(name, "weight", 1, True)]
-    return []
+    # The output projection of attention, a kind of Linear, never runs as a module: it is listed with the attention.
+    known = isinstance(m, (nn.Linear, *CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS))
+    inner = isinstance(m, nn.modules.linear.NonDynamicallyQuantizableLinear)
+    return [_Site(name, "weight", 1, True)] if known and not inner else []
 
 
 def _macs(m: nn.Module, site: _Site, given: list[torch.Tensor], made: list[torch.Tensor]) -> int:

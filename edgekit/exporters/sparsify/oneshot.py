@@ -1,4 +1,4 @@
-"""Pruning of ONNX models without data: by magnitude, in balanced groups. The result is standard ONNX with more zeros."""
+"""Pruning of ONNX models without data: by magnitude, in balanced groups. The result is plain ONNX with more zeros."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -28,7 +28,7 @@ def prune_onnx(models: "Sequence[onnx.ModelProto]", *, sparsity: float, group: G
     """Sets the least weights, by magnitude, of every layer that group sparsity applies to, to zero.
 
     models: clean graphs (see `exporters/load`), variants of one model; they are not changed. sparsity: share of the
-    inputs that each group drops, 0 <= sparsity < 1. group: outputs that share their inputs, 1 to 64, or "auto" (by layer).
+    inputs that each group drops, 0 <= sparsity < 1. group: outputs that share their inputs, 1 to 64, or "auto": by layer.
     Only values of initializers change. Weights that occur several times, in one or in several of the models, are pruned
     once and alike. Zeros that are there already stay, and count where they form groups. InputError for bad arguments.
     """

@@ -70,7 +70,7 @@ def _mask(score: np.ndarray, kept: int) -> np.ndarray:
 
 
 def _spread(score: np.ndarray, count: int, v: int, kept: int) -> np.ndarray:
-    """Groups around `count` outputs that want different inputs: the next seed is the one least served by those before."""
+    """Groups around `count` outputs that want different inputs: the next seed is the one least served so far."""
     own = _mask(score, kept)
     want = np.maximum((score * own).sum(1), 1e-30)
     served = np.zeros(len(score), np.float32)
