@@ -1,5 +1,5 @@
 """Fused elementwise bodies: operands loaded, operations applied, the result stored."""
-from edgekit.exporters.kernels.loops import Code, broadcast
+from edgekit.exporters.kernels.loops import Code, broadcast, const
 from edgekit.exporters.kernels.scalar import apply
 from edgekit.exporters.kernels.spec import Body, Tensor
 
@@ -8,6 +8,9 @@ def evaluate(code: Code, body: Body, values: list, lanes: int):
     """The body's result for `values`, expressions of `lanes` lanes each."""
     values = list(values)
     for op in body:
+        if op.op == "const":
+            values.append(broadcast(const(op.attrs[0], "uint8" if op.dtype == "bool" else op.dtype), lanes))
+            continue
         values.append(code.let(apply(op.op, [values[a] for a in op.args], op.dtype, op.attrs, lanes, code.let)))
     return values[-1]
 
