@@ -287,9 +287,8 @@ def tan(let: Let, x, single: bool = False):
 def pow(let: Let, x, y):
     """x to the power y with the special cases of C99; relative error 2e-16 times (2 + |y log x|)."""
     a = let(tirx.abs(x))
-    unit = let(select(a < like(a, 1.0), like(a, 0.0), select(a > like(a, 1.0), like(a, 0.0), like(a, 1.0))))  # |x| = 1
-    size = exp(let, clamp(let, let(log(let, a) * y), -800.0, 800.0))
-    size = let(select(tirx.And(unit > like(a, 0.5), y <= like(y, m.inf)), like(a, 1.0), size))
+    size = exp(let, let(log(let, a) * y))
+    size = let(select(tirx.EQ(a, like(a, 1.0)), a, size))
     whole = let(tirx.trunc(y))
     half = let(y * like(y, 0.5))
     odd = let(half - tirx.trunc(half))  # +-0.5 for odd integers
@@ -301,7 +300,7 @@ def pow(let: Let, x, y):
     z = let(select(signed, -size, size))
     no_root = tirx.And(tirx.And(x < like(x, 0.0), a < like(a, m.inf)), tirx.abs(fraction) > like(y, 0.0))
     z = let(select(no_root, like(x, m.nan), z))
-    one = tirx.Or(tirx.abs(y) <= like(y, 0.0), tirx.And(x >= like(x, 1.0), x <= like(x, 1.0)))
+    one = tirx.Or(tirx.EQ(y, like(y, 0.0)), tirx.EQ(x, like(x, 1.0)))
     return let(select(one, like(x, 1.0), select(tirx.Or(isnan(x), isnan(y)), like(x, m.nan), z)))
 
 
@@ -317,9 +316,10 @@ def fmod(let: Let, x, y, single: bool = False):
         s = let(a * like(a, 2.0**(digits * k)))
         q = let(tirx.trunc(r / s))
         top = let(bits(bits(s, "int64") & like(bits(s, "int64"), -1 << 27), "float64"))
-        r = let(let(r - q * top) - q * let(s - top))
-        r = let(select(r < like(r, 0.0), r + s, r))
-        r = let(select(r >= s, r - s, r))
+        rest = let(let(r - q * top) - q * let(s - top))
+        rest = let(select(rest < like(r, 0.0), rest + s, rest))  # q was rounded
+        rest = let(select(rest >= s, rest - s, rest))
+        r = let(select(r < s, r, rest))
     if not single:
         r = let(select(far < like(r, 2.0**77), r, like(r, m.nan)))
     r = let(select(tirx.And(a >= like(a, m.inf), tirx.abs(x) < like(x, m.inf)), tirx.abs(x), r))
