@@ -66,8 +66,8 @@ class Bundle:
         """One inference: arrays in the order of the entry's inputs, or one dict by name. New arrays, in output order.
 
         Without `entry`, the first one, or the one of its shape variants that the inputs' shapes fit. Arrays must have
-        the declared dtype; Python numbers and lists are converted. target "onnx" is the bundle's ONNX form in onnxruntime.
-        Raises InputError and ShapeError for inputs that do not fit, MissingToolError, RuntimeStatusError.
+        the declared dtype; Python numbers and lists are converted. target "onnx" is the bundle's ONNX form in
+        onnxruntime. Raises InputError and ShapeError for inputs that do not fit, MissingToolError, RuntimeStatusError.
         """
         session = self._sessions.get(target) or self.session(target)
         chosen = self._first if entry is None else find(self._entries, entry)
@@ -85,7 +85,8 @@ class Bundle:
         """The open session of a target; opened now if it was not. Its state is the one that `run` uses."""
         with self._lock:
             if target not in self._sessions:
-                self._sessions[target] = open_session(self.files, target, self.threads if target in ("host", "onnx") else 1)
+                threads = self.threads if target in ("host", "onnx") else 1
+                self._sessions[target] = open_session(self.files, target, threads)
             return self._sessions[target]
 
     def reset(self) -> None:
@@ -102,7 +103,8 @@ class Bundle:
         """Back to a state that `save` gave; RuntimeStatusError for any other bytes, and nothing changes."""
         self.session(target).restore(state)
 
-    def verify(self, targets: str | Iterable[str] | None = None, tolerance: float = TOLERANCE) -> dict[str, tuple[Match, ...]]:
+    def verify(self, targets: str | Iterable[str] | None = None,
+               tolerance: float = TOLERANCE) -> dict[str, tuple[Match, ...]]:
         """The bundle's own vectors on its targets, against `expected`: max|a-b| <= tolerance * max|b| for each output
         (integers exactly). Every entry's cases run in order from a reset, in sessions apart from those of `run`.
 
@@ -129,7 +131,7 @@ class Bundle:
         self.close()
 
     def __repr__(self) -> str:
-        calls = "; ".join(f"{e.name}({', '.join(map(str, e.inputs))}) -> {', '.join(map(str, e.outputs))}" for e in self.entries)
+        calls = "; ".join(f"{_call(e)} -> {', '.join(map(str, e.outputs))}" for e in self.entries)
         return f"<edgekit bundle {self.name!r} for {', '.join(self.targets)}: {calls}>"
 
     def _drop(self, target: str) -> None:
@@ -148,8 +150,8 @@ class Bundle:
         found = self._variants.get(tuple(np.shape(named[p.name]) for p in self._first.inputs))
         if found is None:
             raise ShapeError("no entry takes inputs of shape " + ", ".join(str(np.shape(a)) for a in named.values()),
-                             where=self.name, fix="there are: " + "; ".join(
-                                 f"{e.name}({', '.join(map(str, e.inputs))})" for e in reversed(self._variants.values())))
+                             where=self.name,
+                             fix="there are: " + "; ".join(map(_call, reversed(self._variants.values()))))
         return found
 
     def _compare(self, target: str, tolerance: float) -> Iterator[Match]:
@@ -159,10 +161,10 @@ class Bundle:
                 known = vectors.load(self.files, e.name)
                 session.reset()
                 rows = [session.run(case, e.name) for case in known.cases]
-                for p in e.outputs:
-                    if p.name not in known.expected:
-                        raise BundleError(f"its vectors lack the output {p.name!r}", where=e.name)
-                    yield compare(e.name, p.name, np.stack([r[p.name] for r in rows]), known.expected[p.name], tolerance)
+                for name in (p.name for p in e.outputs):
+                    if name not in known.expected:
+                        raise BundleError(f"its vectors lack the output {name!r}", where=e.name)
+                    yield compare(e.name, name, np.stack([r[name] for r in rows]), known.expected[name], tolerance)
         finally:
             session.close()
 
@@ -177,8 +179,8 @@ def open(path: str | Path, threads: int = 1) -> Bundle:
 
 
 def compare(entry: str, output: str, got: np.ndarray, expected: np.ndarray, tolerance: float = TOLERANCE) -> Match:
-    """max|a-b| and max|a-b| / max|b| over whole arrays of equal shape. NaN and infinities match themselves only; integers
-    and bools have to be equal."""
+    """max|a-b| and max|a-b| / max|b| over whole arrays of equal shape. NaN and infinities match themselves only;
+    integers and bools have to be equal."""
     if got.shape != expected.shape or got.dtype != expected.dtype:
         return Match(entry, output, float("inf"), float("inf"), False)
     a, b = got.astype(np.float64).ravel(), expected.astype(np.float64).ravel()
@@ -205,6 +207,10 @@ def _named(inputs: tuple[Any, ...], entry: Entry) -> Mapping[str, np.ndarray]:
     for port, value in zip(entry.inputs, inputs):
         named[port.name] = value if type(value) is np.ndarray else as_array(value, port, entry.name)
     return named
+
+
+def _call(entry: Entry) -> str:
+    return f"{entry.name}({', '.join(map(str, entry.inputs))})"
 
 
 def _signature(entry: Entry) -> tuple:

@@ -23,16 +23,16 @@ def open_session(files: Any, target: str = "host", threads: int = 1) -> Session:
         from edgekit.runtimes.onnx import OnnxSession
         return OnnxSession(files, threads)
     if target not in manifest["targets"]:
-        raise InputError(f"the bundle has no target {target!r}",
-                         fix="use one of: " + ", ".join([*manifest["targets"], "onnx"]) + "; or export it for that target")
+        known = ", ".join([*manifest["targets"], "onnx"])
+        raise InputError(f"the bundle has no target {target!r}", fix=f"use one of: {known}; or export it for {target}")
     spec = targets.load(target)
     if not spec.runner:
         raise MissingToolError(f"nothing here runs the target {target!r}", fix="run it on the device")
     library = files.file(f"{target}/{library_names(spec, model_name(manifest['name']))[0]}")
     if spec.runner == "host":
         from edgekit.runtimes.host import HostSession
-        pool = f"{target}/{library_names(spec, 'ek_threads')[0]}"
-        return HostSession(library, manifest, weights, target, threads, files.file(pool) if pool in manifest["files"] else None)
+        pool = files.file(f"{target}/{library_names(spec, 'ek_threads')[0]}") if threads > 1 else None
+        return HostSession(library, manifest, weights, target, threads, pool)
     if threads > 1:
         raise InputError(f"{target} runs in one thread", fix="leave out the number of threads")
     from edgekit.runtimes.guest import GuestSession

@@ -32,10 +32,10 @@ class Emulator:
                                    fix="pip install 'edgekit-deploy[arm64]'")
         self._limit = LIMIT if limit is None else limit
         self._noise = tempfile.TemporaryFile()  # noqa: SIM115 (closed by _end)
-        root = str(Path(__file__).parents[2])
-        path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-        self._child = subprocess.Popen([sys.executable, "-m", "edgekit.runtimes.arm_child"], stdin=subprocess.PIPE,
-                                       stdout=subprocess.PIPE, stderr=self._noise, env={**os.environ, "PYTHONPATH": path})
+        path = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
+        self._child = subprocess.Popen([sys.executable, "-P", "-m", "edgekit.runtimes.arm_child"],
+                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._noise,
+                                       env={**os.environ, "PYTHONPATH": path})
         self._end = weakref.finalize(self, _end, self._child, self._noise)
         try:
             self.symbols = frozenset(self._ask({"op": "load"}, library, BundleError)[0]["symbols"])

@@ -1,7 +1,7 @@
 """The AArch64 emulator in a process of its own: `python -m edgekit.runtimes.arm_child`, spoken to through its pipes.
 
-The emulator (unicorn) is GPL-2, so it is imported here and nowhere else, and nothing but messages (`pipe.py`) crosses. A
-fault of the emulated code is an answer; a fault of the emulator ends this process only. Requests, with their answers:
+The emulator (unicorn) is GPL-2, so it is imported here and nowhere else, and only messages (`pipe.py`) cross. A fault
+of the emulated code is an answer; a fault of the emulator ends this process alone. Requests, with their answers:
 
     load   data: a shared library                        {"symbols": [names]}
     map    size, writable; data: first bytes             {"address": 64-byte aligned}
@@ -14,6 +14,7 @@ The address space: page 0 is never mapped, so null pointers fault; code and data
 for; between two mapped regions lies at least one page that faults.
 """
 import os
+import signal
 import sys
 
 from edgekit.errors import EdgekitError
@@ -70,9 +71,9 @@ class Machine:
         """x0 as a signed 32-bit number and, with `count`, the number of instructions executed (else 0)."""
         uc, r, instructions = self.uc, self.r, 0
 
-        def block(_uc, _address, size, _data):  # a block of code runs whole: 4 bytes an instruction, so the sum is exact
+        def block(_uc, _address, size, _data):  # a block runs whole and an instruction has 4 bytes: the sum is exact
             nonlocal instructions
-            instructions += size
+            instructions += size // 4
 
         for k, value in enumerate(args):
             uc.reg_write(r.UC_ARM64_REG_X0 + k, value)
@@ -92,7 +93,8 @@ class Machine:
                 uc.ctl_flush_tb()
         if uc.reg_read(r.UC_ARM64_REG_PC) != STOP:
             raise RuntimeError(f"the AArch64 code did not end within {limit:g} s of emulation")
-        return int.from_bytes(uc.reg_read(r.UC_ARM64_REG_W0).to_bytes(4, "little"), "little", signed=True), instructions // 4
+        result = uc.reg_read(r.UC_ARM64_REG_W0)
+        return result - (result >> 31 << 32), instructions
 
     def _place(self, pc: int) -> str:
         """Where a program counter is, in words: the nearest symbol before it."""
@@ -104,7 +106,8 @@ class Machine:
 
     def _rights(self, flags: int) -> int:
         u = self.unicorn
-        return (u.UC_PROT_EXEC if flags & 1 else 0) | (u.UC_PROT_WRITE if flags & 2 else 0) | (u.UC_PROT_READ if flags & 4 else 0)
+        known = {1: u.UC_PROT_EXEC, 2: u.UC_PROT_WRITE, 4: u.UC_PROT_READ}
+        return sum(right for bit, right in known.items() if flags & bit)
 
 
 def answer(machine: Machine, request: dict, data: bytes) -> tuple[dict, bytes]:
@@ -125,6 +128,7 @@ def answer(machine: Machine, request: dict, data: bytes) -> tuple[dict, bytes]:
 
 def main() -> None:
     """Serves requests from standard input until it closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process when it wants
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever prints goes to standard error and not among the messages
     machine = Machine()

@@ -29,8 +29,8 @@ class Segment:
 
 @dataclass(frozen=True)
 class Image:
-    """segments: to be mapped. words: (address, value) of 64-bit words to store; symbols: name -> address of the functions
-    and objects it defines; size: the end of the last segment. Addresses and values are relative to the load address."""
+    """segments: to be mapped. words: (address, value) of 64-bit words to store. symbols: name -> address of what it
+    defines. size: the end of the last segment. Addresses and values are relative to the load address."""
 
     segments: tuple[Segment, ...]
     words: tuple[tuple[int, int], ...]

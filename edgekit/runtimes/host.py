@@ -46,10 +46,10 @@ class Call:
 
     def __init__(self, library: ctypes.CDLL, model: ctypes.c_void_p, entry: Entry):
         self.entry = entry
-        self.inputs = [(p.name, p.shape, p.dtype, aligned(p.nbytes).view(p.dtype).reshape(p.shape)) for p in entry.inputs]
-        self.outputs = [(p.name, aligned(p.nbytes).view(p.dtype).reshape(p.shape)) for p in entry.outputs]
-        self.views = (_views(entry.inputs, [i[-1] for i in self.inputs]), _views(entry.outputs, [o[-1] for o in self.outputs]))
-        ins, outs = self.views
+        self.inputs = [(p.name, p.shape, p.dtype, _buffer(p)) for p in entry.inputs]
+        self.outputs = [(p.name, _buffer(p)) for p in entry.outputs]
+        ins = _views(entry.inputs, [buffer for *_, buffer in self.inputs])
+        outs = _views(entry.outputs, [buffer for _, buffer in self.outputs])
         self.function = _function(library, entry.symbol)
         self.args = model, ins, ctypes.c_size_t(len(ins)), outs, ctypes.c_size_t(len(outs))
 
@@ -65,7 +65,7 @@ class Call:
 
 
 class HostSession:
-    """A `Session` on this machine. threads > 1: in a pool of the bundle's thread library, whose path is `pool`."""
+    """A `Session` on this machine. threads: in a pool of the bundle's thread library, whose path is `pool`."""
 
     measured = True
 
@@ -82,9 +82,7 @@ class HostSession:
         self._end = weakref.finalize(self, _unload, self._library)
         self._end.atexit = False  # a daemon thread may still be in the library when the process ends
         parallel = None
-        if threads > 1:
-            if pool is None:
-                raise BundleError("the bundle has no thread library", fix="export it again, or use one thread")
+        if pool:
             parallel = self._start(pool, threads)
         self._calls = {name: Call(self._library, self._model, e) for name, e in self._entries.items()}
         self._do("init", ctypes.c_void_p(self._weights.ctypes.data), ctypes.c_size_t(self._weights.nbytes),
@@ -171,7 +169,7 @@ class HostSession:
         self._end = weakref.finalize(self, _unload, self._library, library, pool)
         self._end.atexit = False
         if not pool:
-            raise RuntimeStatusError(f"no pool of {threads} threads", fix="use fewer threads, at most 256", status="THREADS")
+            raise RuntimeStatusError(f"no pool of {threads} threads", fix="use at most 256", status="THREADS")
         return ctypes.c_void_p(parallel(pool))
 
     def _call(self, entry: str) -> Call:
@@ -199,6 +197,10 @@ def _mapped(path: Path) -> np.ndarray:
         if not os.fstat(f.fileno()).st_size:
             raise BundleError("the weights are empty", where=path.name, fix="export the bundle again")
         return np.frombuffer(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+
+
+def _buffer(port: Port) -> np.ndarray:
+    return aligned(port.nbytes).view(port.dtype).reshape(port.shape)
 
 
 def _views(ports: tuple[Port, ...], buffers: list[np.ndarray]) -> ctypes.Array:

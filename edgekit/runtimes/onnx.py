@@ -32,7 +32,7 @@ class OnnxSession:
                                    fix="pip install 'edgekit-deploy[export]'") from None
         self._ort, self._files = onnxruntime, files
         self._entries = entries(files.manifest)
-        self._models = {name: files.file(f"model.{name}.onnx" if e.index else "model.onnx") for name, e in self._entries.items()}
+        self._models = {n: files.file(f"model.{n}.onnx" if e.index else "model.onnx") for n, e in self._entries.items()}
         self._plan_id = _plan_id(files.file("weights.bin"))
         self._options = onnxruntime.SessionOptions()
         self._options.intra_op_num_threads, self._options.inter_op_num_threads = threads, 1

@@ -14,8 +14,8 @@ from edgekit.errors import BundleError, InputError, RuntimeStatusError, ShapeErr
 from edgekit.runtimes.abi import names
 from edgekit.runtimes.abi.layout import STATE_HEADER
 
-DTYPES = {"float32": 1, "uint8": 2, "int8": 3, "uint16": 4, "int16": 5, "int32": 6, "int64": 7, "bool": 9, "float16": 10,
-          "float64": 11, "uint32": 12, "uint64": 13}  # ek_dtype of edgekit.h
+DTYPES = {"float32": 1, "uint8": 2, "int8": 3, "uint16": 4, "int16": 5, "int32": 6, "int64": 7, "bool": 9,
+          "float16": 10, "float64": 11, "uint32": 12, "uint64": 13}  # ek_dtype of edgekit.h
 MODEL_BYTES = 128  # sizeof(ek_model)
 RANGE = 16         # EK_RANGE: there is no such step
 STATE = 15         # EK_STATE: not a state of this model
@@ -102,8 +102,9 @@ def entries(manifest: dict[str, Any]) -> dict[str, Entry]:
     """The entries of a bundle by name, the first one first."""
     try:
         ends = names.entry_names([e["name"] for e in manifest["entries"]])
-        return {e["name"]: Entry(e["name"], k, f"{prefix(manifest)}_run{ends[e['name']]}", tuple(map(_port, e["inputs"])),
-                                 tuple(map(_port, e["outputs"])), tuple(map(_state, e["states"])))
+        return {e["name"]: Entry(e["name"], k, f"{prefix(manifest)}_run{ends[e['name']]}",
+                                 tuple(map(_port, e["inputs"])), tuple(map(_port, e["outputs"])),
+                                 tuple(map(_state, e["states"])))
                 for k, e in enumerate(manifest["entries"])}
     except (KeyError, TypeError, AttributeError) as e:
         raise BundleError(f"the manifest lacks {e}", where="manifest.json", fix="export the bundle again") from None
@@ -155,8 +156,8 @@ def as_array(value: Any, port: Port, where: str) -> np.ndarray:
 def checked(inputs: Arrays, entry: Entry) -> list[np.ndarray]:
     """The arrays in the order of the entry, each of exactly the declared dtype and shape, row-major; NaN may pass."""
     if len(inputs) != len(entry.inputs) or any(p.name not in inputs for p in entry.inputs):
-        raise InputError(f"inputs {_names(inputs)} given, {_names(p.name for p in entry.inputs)} wanted", where=entry.name,
-                         fix="give each input once, by its name")
+        raise InputError(f"inputs {_names(inputs)} given, {_names(p.name for p in entry.inputs)} wanted",
+                         where=entry.name, fix="give each input once, by its name")
     for port in entry.inputs:
         fits(inputs[port.name], port, entry.name)
     return [np.ascontiguousarray(inputs[p.name]).reshape(p.shape) for p in entry.inputs]

@@ -1,4 +1,4 @@
-"""The shipped WebAssembly module in wasmtime, in this process: the sandbox makes it the safe way to run a stranger's bundle.
+"""The shipped WebAssembly module in wasmtime, in this process: in its sandbox a stranger's bundle is safe to run.
 
 A module of edgekit imports nothing; one that does is refused before it is instantiated. Its memory grows past
 `__heap_base` for the weights and the arena. A trap ends as a `RuntimeStatusError`.
@@ -32,7 +32,7 @@ class Sandbox:
                               fix="export the bundle again") from None
         if compiled.imports:
             wanted = ", ".join(f"{i.module}.{i.name}" for i in compiled.imports)
-            raise BundleError(f"the WebAssembly module asks for imports ({wanted}), which a module of edgekit never does",
+            raise BundleError(f"the WebAssembly module asks for imports ({wanted}); those of edgekit never do",
                               where="wasm", fix="do not trust this bundle")
         self._store = wasmtime.Store(engine)
         try:
@@ -87,7 +87,8 @@ class Sandbox:
         for value, arg in zip(given, args):
             value.kind, value.of.i32 = 0, ctypes.c_int32(arg).value
         trap = ctypes.POINTER(ffi.wasm_trap_t)()
-        run, store, where, out = ffi.wasmtime_func_call, self._store._context(), ctypes.byref(function._func), ctypes.byref(trap)
+        run, store = ffi.wasmtime_func_call, self._store._context()
+        where, out = ctypes.byref(function._func), ctypes.byref(trap)
         start = time.perf_counter()
         error = run(store, where, given, len(args), result, 1, out)
         seconds = time.perf_counter() - start

@@ -161,8 +161,8 @@ def test_arm_killed_child(library):
 
 
 def test_arm_child_that_hangs_is_ended(library, monkeypatch):
-    monkeypatch.setattr(arm, "GRACE", 0.1)
     emulator = arm.Emulator(library, limit=0.2)
+    monkeypatch.setattr(arm, "GRACE", 0.1)
     os.kill(emulator._child.pid, signal.SIGSTOP)
     with pytest.raises(RuntimeStatusError, match="process ended"):
         emulator.call("add", 1, 2)
