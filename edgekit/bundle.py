@@ -30,11 +30,13 @@ class Match:
 class Bundle:
     """A compiled model. Sessions open when a target is first used and stay open until `close`; each has its own state.
 
-    Calls from several threads take turns on a target. `threads`: how many a call may use on the host.
+    Calls from several threads take turns on a target. `threads`: how many a call may use on the host. `summary`: what
+    `edgekit export --json -` prints, where this bundle has just been made.
     """
 
     def __init__(self, files: Any, threads: int = 1):
         self.files, self.threads = files, threads
+        self.summary: dict[str, Any] = {}
         self._entries = entries(files.manifest)
         self._first = next(iter(self._entries.values()))
         self._variants = {tuple(p.shape for p in e.inputs): e for e in reversed(self._entries.values())

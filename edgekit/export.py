@@ -128,7 +128,7 @@ def _manifest(plan, layers: Sequence, chosen, staging: Path, loaded, vectors, sp
         updated = {u[0] for u in e.updates}
         entries.append({
             "name": e.name, "inputs": [_port(p) for p in e.inputs], "outputs": [_port(p) for p in e.outputs],
-            "states": [_port(s) for s in plan.states if s.buffer in updated],
+            "states": [{**_port(s), "output": dict(loaded.states)[s.name]} for s in plan.states if s.buffer in updated],
             "layers": [{"name": s.name, "op": s.op, "macs": s.macs, "dense_macs": s.dense_macs, "sparsity": round(s.sparsity, 4),
                         "group": s.group, "kernel": type(s.kernel).__name__} for s in e.steps]})
     found = {}
