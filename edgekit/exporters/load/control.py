@@ -17,9 +17,22 @@ TRIP_LIMIT = 100_000
 
 
 def branch(builder: Builder, call: Call, run: Run) -> list[Item]:
-    """If: the branch that the condition takes."""
-    taken = _truth(call, call.value(0), "the condition")
-    return run(_body(call, "then_branch" if taken else "else_branch"), {}, f"{call.name}/")
+    """If: the branch that a constant condition takes; else both are computed, and Where picks from outputs alike in shape."""
+    condition = call.value(0)
+    if condition.data is not None:
+        return run(_body(call, "then_branch" if _truth(call, condition, "the condition") else "else_branch"), {},
+                   f"{call.name}/")
+    both = [run(_body(call, key), {}, f"{call.name}/{key[:4]}/") for key in ("then_branch", "else_branch")]
+    if condition.shape:
+        scalar = builder.constant(np.zeros(0, np.int64), f"{call.name}_scalar")
+        condition, = builder.emit("Reshape", [condition, scalar], name=f"{call.name}_condition")
+    picked: list[Item] = []
+    for wish, a, b in zip(call.outputs, *both):
+        if not isinstance(a, Value) or not isinstance(b, Value) or (a.dtype, a.shape) != (b.dtype, b.shape):
+            raise UnsupportedError("the condition of If depends on the model's inputs, and its branches give different "
+                                   "shapes", where=call.where, fix="give both branches outputs of one shape")
+        picked += builder.emit("Where", [condition, a, b], outputs=[wish], name=call.name)
+    return picked
 
 
 def loop(builder: Builder, call: Call, run: Run) -> list[Item]:

@@ -227,6 +227,8 @@ def _of(*operators: str) -> frozenset[str]:
     return frozenset(operators)
 
 
+EVER = 1_000_000
+
 # (operators, the opset that changed them, what to do before it); in the order of the chain for one operator.
 RULES: tuple[tuple[frozenset[str], int, Rule], ...] = (
     (_BINARY, 7, _legacy_broadcast),
@@ -250,12 +252,12 @@ RULES: tuple[tuple[frozenset[str], int, Rule], ...] = (
     (_REDUCE, 18, _to_input("axes", 1)),
     (_of("TopK"), 10, _to_input("k", 1)),
     (_of("Tile"), 6, _tile),
-    (_of("Upsample"), 11, _upsample),
+    (_of("Upsample"), EVER, _upsample),
     (_of("Resize"), 11, _upsample),
     (_of("Resize"), 19, _resize),
-    (_of("Scatter"), 12, lambda builder, call: call.replace(op="ScatterElements")),
+    (_of("Scatter"), EVER, lambda builder, call: call.replace(op="ScatterElements")),
     (_of("RoiAlign"), 16, _default_to(coordinate_transformation_mode="output_half_pixel")),
     (_of("GridSample"), 20, _grid_mode),
     (_of("DFT"), 20, _dft_axis),
-    (_of("Mod"), 1000, _no_float_mod),
+    (_of("Mod"), EVER, _no_float_mod),
 )

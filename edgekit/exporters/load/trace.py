@@ -124,7 +124,8 @@ def _trace_node(builder: Builder, node: NodeProto, inputs: tuple[Item, ...], att
     done = normalise(builder, call)
     if isinstance(done, list):
         return list(done)
-    if scope.keep is not None and done.op not in scope.keep and done.op not in SIMPLER:
+    foldable = all(v is None or v.data is not None for v in done.tensors())
+    if scope.keep is not None and done.op not in scope.keep and done.op not in SIMPLER and not foldable:
         schema = onnx.defs.get_schema(done.op, OPSET, "")
         if schema.has_function or schema.has_context_dependent_function:
             protos = {k: onnx.helper.make_attribute(k, v, attr_type=schema.attributes[k].type.value)
