@@ -251,7 +251,7 @@ def _sin_cos(let: Let, x, single: bool):
     """(sine and cosine of the reduced angle, quadrant)."""
     y, quadrant = (_reduce_single if single else _reduce_double)(let, x)
     z = let(y * y)
-    s = let(y + let(y * z) * poly(let, z, _SIN))
+    s = let(y * let(let(z * poly(let, z, _SIN)) + like(z, 1.0)))  # keeps the sign of 0
     half = let(z * like(z, 0.5))
     w = let(like(z, 1.0) - half)
     c = let(w + let(let(let(like(z, 1.0) - w) - half) + let(z * z) * poly(let, z, _COS)))
