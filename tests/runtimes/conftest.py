@@ -57,7 +57,8 @@ def make_plan():
         steps = (Step("scale", "Mul+Add", kernel, (Ref("x"), Ref("w"), Ref("h"), Ref("y")), 3 * rows, 3 * rows),
                  Step("count", "ReduceSum", count, (Ref("k"), Ref("y"), Ref("m"))))
         return Entry(name, (Port("x", "float32", (rows, 3), "x"), Port("k", "int32", (), "k")),
-                     (Port("y", "float32", (rows, 3), "y"), Port("m", "int64", (2,), "m")), steps, (x, k, y, m), (("h", "y"),))
+                     (Port("y", "float32", (rows, 3), "y"), Port("m", "int64", (2,), "m")),
+                     steps, (x, k, y, m), (("h", "y"),))
 
     z, w = arena("z", "float32", (BIG,), 128), arena("wide", "float32", (BIG,), 128 + BIG * 4 + 64)
     decode = Entry("decode", (Port("z", "float32", (BIG,), "z"),), (Port("w", "float32", (BIG,), "wide"),),
@@ -82,13 +83,14 @@ def make_models():
     def recurrent(rows):
         nodes = [node("Mul", ["x", "c"], ["cx"]), node("Add", ["cx", "h"], ["y"]), node("Greater", ["y", "one"], ["g"]),
                  node("Slice", ["y", "zero", "end", "axis"], ["h_out"]),
-                 node("Cast", ["h_out_g"], ["gi"], to=TensorProto.INT64), node("Greater", ["h_out", "one"], ["h_out_g"]),
+                 node("Cast", ["h_out_g"], ["gi"], to=TensorProto.INT64),
+                 node("Greater", ["h_out", "one"], ["h_out_g"]),
                  node("ReduceSum", ["gi"], ["n"], keepdims=0), node("Reshape", ["n", "minus"], ["n1"]),
                  node("Cast", ["k"], ["kl"], to=TensorProto.INT64), node("Reshape", ["kl", "minus"], ["k1"]),
                  node("Concat", ["k1", "n1"], ["m"], axis=0)]
         nodes[4], nodes[5] = nodes[5], nodes[4]
-        initial = [constant("c", np.float32(2)), constant("one", np.float32(1)), constant("zero", [0]), constant("end", [1]),
-                   constant("axis", [0]), constant("minus", [-1])]
+        initial = [constant("c", np.float32(2)), constant("one", np.float32(1)), constant("zero", [0]),
+                   constant("end", [1]), constant("axis", [0]), constant("minus", [-1])]
         graph = helper.make_graph(
             nodes, "g", [info("x", 1, [rows, 3]), info("k", 6, []), info("h", 1, [1, 3])],
             [info("y", 1, [rows, 3]), info("m", 7, [2]), info("h_out", 1, [1, 3])], initial)
@@ -97,8 +99,8 @@ def make_models():
     decode = helper.make_graph([node("Add", ["z", "one"], ["w"])], "g", [info("z", 1, [BIG])], [info("w", 1, [BIG])],
                                [constant("one", np.float32(1))])
     crash = helper.make_graph([node("Identity", ["a"], ["b"])], "g", [info("a", 1, [1])], [info("b", 1, [1])])
-    return {"run": recurrent(1), "two": recurrent(2), "decode": helper.make_model(decode, opset_imports=opset, ir_version=8),
-            "crash": helper.make_model(crash, opset_imports=opset, ir_version=8)}
+    whole = {n: helper.make_model(g, opset_imports=opset, ir_version=8) for n, g in (("decode", decode), ("crash", crash))}
+    return {"run": recurrent(1), "two": recurrent(2), **whole}
 
 
 @pytest.fixture(scope="session")
@@ -134,8 +136,8 @@ def files(tmp_path_factory):
                 "states": [state] if e.updates else [],
                 "layers": [{"name": s.name, "op": s.op, "macs": s.macs, "dense_macs": s.dense_macs, "sparsity": 0.0,
                             "group": None, "kernel": "Map"} for s in e.steps]} for e in plan.entries]
-    manifest = {"name": "tiny", "entries": entries, "targets": about, "arena_bytes": plan.arena_bytes, "state_bytes": 12,
-                "weights_bytes": (folder / "weights.bin").stat().st_size, "layers": [], "pruning": {}}
+    manifest = {"name": "tiny", "entries": entries, "targets": about, "arena_bytes": plan.arena_bytes,
+                "state_bytes": 12, "weights_bytes": (folder / "weights.bin").stat().st_size, "layers": [], "pruning": {}}
     return bundle.write(tmp_path_factory.mktemp("made") / "tiny.ekb", manifest,
                         {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()})
 

@@ -28,7 +28,7 @@ def bundle(files):
 
 def rewritten(files, tmp_path, **changes):
     """The bundle with other contents of some files, its hashes in order."""
-    contents = {n: files.file(n) for n in files.manifest["files"]} | {k.replace("__", "/"): v for k, v in changes.items()}
+    contents = {n: files.file(n) for n in files.manifest["files"]} | changes
     return Bundle(format_.write(tmp_path / "changed.ekb", files.manifest, contents))
 
 
@@ -40,7 +40,8 @@ def test_what_it_tells(bundle):
 
 
 def test_opening_executes_nothing(files, tmp_path):
-    garbage = {n: b"garbage" for n in files.manifest["files"] if n.endswith((".so", ".wasm", ".dll", ".dylib", ".onnx"))}
+    code = (".so", ".wasm", ".dll", ".dylib", ".onnx")
+    garbage = {n: b"garbage" for n in files.manifest["files"] if n.endswith(code)}
     broken = rewritten(files, tmp_path, **garbage)
     again = edgekit.open(broken.files.root)
     assert not again._sessions and repr(again)
@@ -59,7 +60,7 @@ def test_a_zip_runs_as_a_folder_does(files, tmp_path):
 
 def test_ways_to_give_inputs(bundle):
     ways = [(X, np.int32(5)), (X, 5), ([[1, 2, 3]], 5), ([[1.0, 2.0, 3.0]], np.array(5, np.int32)), (((1, 2, 3),), 5),
-            ({"x": X, "k": 5},), ({"k": np.array(5, np.int32), "x": [[1, 2, 3]]},), (X.astype(np.float32).view(np.ndarray), True + 4)]
+            ({"x": X, "k": 5},), ({"k": np.array(5, np.int32), "x": [[1, 2, 3]]},)]
     for way in ways:
         bundle.reset()
         y, m = bundle.run(*way)
@@ -68,13 +69,16 @@ def test_ways_to_give_inputs(bundle):
 
 
 @pytest.mark.parametrize("inputs,error,said", [
-    ((), InputError, "0 inputs given, 2 wanted.*\n.*x float32"), ((X,), InputError, "1 inputs given"), ((X, 5, 5), InputError, "3 inputs"),
+    ((), InputError, "0 inputs given, 2 wanted.*\n.*x float32"), ((X,), InputError, "1 inputs given"),
+    ((X, 5, 5), InputError, "3 inputs"),
     ((X.astype(np.float64), 5), InputError, "float64"), ((X, 5.5), InputError, "'k' has dtype float64"),
     ((X, np.int64(5)), InputError, "'k' has dtype int64"), ((X, 1 << 40), InputError, "'k' is no array of int32"),
-    ((X, [5]), ShapeError, None), (([[1, 2], [3]], 5), InputError, "'x' is no array of float32"), ((None, 5), InputError, None),
+    ((X, [5]), ShapeError, None), (([[1, 2], [3]], 5), InputError, "'x' is no array of float32"),
+    ((None, 5), InputError, None),
     (("x", 5), InputError, None), ((X, {}), InputError, None), ((X.astype(complex), 5), InputError, "complex128"),
     (({"x": X},), InputError, r"\(x\) given"), (({"x": X, "q": 5},), InputError, r"\(x, q\) given"),
-    ((np.zeros((5, 3), np.float32), 5), ShapeError, r"no entry takes.*\n.*run\(x float32\[1,3\].*two\(x float32\[2,3\]"),
+    ((np.zeros((5, 3), np.float32), 5), ShapeError,
+     r"no entry takes.*\n.*run\(x float32\[1,3\].*two\(x float32\[2,3\]"),
     ((object(), 5), InputError, None),
 ])
 @pytest.mark.parametrize("target", ["host", "wasm"])
@@ -138,7 +142,8 @@ def test_many_threads_open_one_session(bundle):
     def work(n):
         start.wait()
         a = np.array([n], np.float32)
-        results.extend(bundle.run(a, entry="crash", target=t)[0].item() == n for t in ("host", "wasm") for _ in range(50))
+        for target in ("host", "wasm"):
+            results.extend(bundle.run(a, entry="crash", target=target)[0].item() == n for _ in range(50))
 
     threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
     for t in threads:
@@ -194,7 +199,7 @@ def test_verify_with_vectors_that_lack_an_output(files, tmp_path):
 
 
 floats = hn.arrays(np.float32, hn.array_shapes(max_dims=3, max_side=4),
-                   elements=st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-2.0**100, max_value=2.0**100))
+                   elements=st.floats(width=32, min_value=-2.0**100, max_value=2.0**100))
 
 
 @given(floats, st.floats(0, 2))
@@ -235,9 +240,12 @@ def _port(dtype):
     return Port("x", np.dtype(dtype), (2,), DTYPES[dtype])
 
 
-@given(st.sampled_from(sorted(DTYPES)), st.lists(st.booleans() | st.integers(-(1 << 70), 1 << 70) | st.floats(), min_size=2, max_size=2))
+numbers = st.booleans() | st.integers(-(1 << 70), 1 << 70) | st.floats()
+
+
+@given(st.sampled_from(sorted(DTYPES)), st.lists(numbers, min_size=2, max_size=2))
 def test_lists_are_converted_only_where_nothing_is_lost(dtype, values):
-    """Kinds never fall (no float becomes an integer), no integer wraps; anything else is an InputError or left as it is."""
+    """No float becomes an integer, no integer wraps; anything else is an InputError or left as it is."""
     port = _port(dtype)
     try:
         array = as_array(values, port, "run")

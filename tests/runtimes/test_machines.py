@@ -1,4 +1,4 @@
-"""The emulated device and the wasm sandbox, under small hand-written C libraries: memory, calls, counts, faults, deaths."""
+"""The emulated device and the wasm sandbox, under small C libraries: memory, calls, counts, faults, deaths."""
 import os
 import re
 import signal
@@ -48,15 +48,16 @@ def zig(*args) -> None:
 
 def shared_library(path: Path, source: str, *args: str) -> bytes:
     path.write_text(source)
-    zig("-target", "aarch64-linux-gnu", "-O1", "-fno-builtin", "-shared", "-nostdlib", *args, "-o", path.with_suffix(".so"), path)
+    zig("-target", "aarch64-linux-gnu", "-O1", "-fno-builtin", "-shared", "-nostdlib", *args,
+        "-o", path.with_suffix(".so"), path)
     return path.with_suffix(".so").read_bytes()
 
 
 def wasm_module(path: Path, source: str, *args: str) -> bytes:
     path.write_text(source)
     names = re.findall(r"^int (\w+)\(", source, re.MULTILINE)
-    zig("-target", "wasm32-freestanding", "-O1", "-fno-builtin", "-nostdlib", "-Wl,--no-entry", "-Wl,--export=__heap_base",
-        *(f"-Wl,--export={n}" for n in names), *args, "-o", path.with_suffix(".wasm"), path)
+    zig("-target", "wasm32-freestanding", "-O1", "-fno-builtin", "-nostdlib", "-Wl,--no-entry",
+        "-Wl,--export=__heap_base", *(f"-Wl,--export={n}" for n in names), *args, "-o", path.with_suffix(".wasm"), path)
     return path.with_suffix(".wasm").read_bytes()
 
 
@@ -157,6 +158,14 @@ def test_arm_killed_child(library):
     assert e.value.status == "DIED"
     with pytest.raises(RuntimeStatusError, match="closed"):
         emulator.call("add", 1, 2)
+    emulator.close()
+
+
+def test_ctrl_c_reaches_the_parent_only(library):
+    """A terminal sends it to both; the parent decides what becomes of the child."""
+    emulator = arm.Emulator(library)
+    os.kill(emulator._child.pid, signal.SIGINT)
+    assert emulator.call("add", 1, 2) == 3
     emulator.close()
 
 

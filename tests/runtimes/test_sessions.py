@@ -13,6 +13,7 @@ import pytest
 from edgekit import targets as devices
 from edgekit.errors import BundleError, InputError, MissingToolError, RuntimeStatusError, ShapeError, UnsupportedError
 from edgekit.runtimes import arm, open_session
+from edgekit.runtimes.abi.names import library_names
 
 EXTRAS = {"host": None, "arm64": "unicorn", "wasm": "wasmtime", "onnx": "onnxruntime"}
 TARGETS = list(EXTRAS)
@@ -163,7 +164,8 @@ def test_instructions(session, files):
 
 def test_memory(session, files):
     facts = session.memory()
-    assert set(facts) == {"arena_bytes", "weights_bytes", "code_bytes"} and all(isinstance(v, int) for v in facts.values())
+    assert set(facts) == {"arena_bytes", "weights_bytes", "code_bytes"}
+    assert all(isinstance(v, int) for v in facts.values())
     if session.target != "onnx":
         assert facts["code_bytes"] == files.manifest["targets"][session.target]["code_bytes"] > 0
         assert facts["arena_bytes"] == 1 << 20
@@ -254,7 +256,8 @@ def changed(files, tmp_path, name, change):
 
 @pytest.mark.parametrize("target", ["host", "arm64", "wasm"])
 @pytest.mark.parametrize("change,status", [
-    (lambda w: w[:-1], "EK_WEIGHTS_SIZE"), (lambda w: w[:40], "EK_WEIGHTS_SIZE"), (lambda w: b"X" + w[1:], "EK_WEIGHTS_MAGIC"),
+    (lambda w: w[:-1], "EK_WEIGHTS_SIZE"), (lambda w: w[:40], "EK_WEIGHTS_SIZE"),
+    (lambda w: b"X" + w[1:], "EK_WEIGHTS_MAGIC"),
     (lambda w: w[:64] + bytes([w[64] ^ 1]) + w[65:], "EK_WEIGHTS_CHECKSUM"),
 ])
 def test_damaged_weights(files, tmp_path, target, change, status):
@@ -270,15 +273,10 @@ def test_empty_weights(files, tmp_path):
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_damaged_libraries(files, tmp_path, target):
-    name = {"host": f"host/{_host_library()}", "arm64": "arm64/libtiny.so", "wasm": "wasm/tiny.wasm", "onnx": "model.onnx"}[target]
+    name = "model.onnx" if target == "onnx" else f"{target}/{library_names(devices.load(target), 'tiny')[0]}"
     with pytest.raises(BundleError):
         session = opened(changed(files, tmp_path, name, lambda data: data[:300]), target)
         session.run({"x": X, "k": K}, "run")
-
-
-def _host_library():
-    from edgekit.runtimes.abi.names import library_names
-    return library_names(devices.load("host"), "tiny")[0]
 
 
 def test_arm_code_full_of_garbage_is_an_error_here(files, tmp_path):
@@ -382,7 +380,8 @@ def test_a_static_program(files, tmp_path, target, runner):
     (tmp_path / "main.c").write_text(PROGRAM)
     where = ["-target", "aarch64-linux-musl", "-mcpu=cortex_a76", "-static"] if runner else []
     subprocess.run([sys.executable, "-m", "ziglang", "cc", *where, f"-I{files.root}/include", str(tmp_path / "main.c"),
-                    str(files.root / target / "libtiny.a"), "-o", str(tmp_path / "program")], check=True, capture_output=True)
+                    str(files.root / target / "libtiny.a"), "-o", str(tmp_path / "program")],
+                   check=True, capture_output=True)
     ran = subprocess.run([*runner, str(tmp_path / "program"), str(files.root / "weights.bin")], check=True,
                          capture_output=True, text=True)
     assert ran.stdout == "4 8 12 5 3\n"
