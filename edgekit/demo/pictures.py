@@ -5,22 +5,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgekit.demo.evaluate import Predict
-from edgekit.demo.scenes import Path, from_above, unrolled
+from edgekit.demo.scenes import COLOURS, INK, Path, from_above, unrolled
 from edgekit.demo.simulator import Plan, Policy, drive_episodes, start
 from edgekit.demo.traces import Windows, displacement_errors, record
+from edgekit.report.charts import Svg
 
 
 @dataclass(frozen=True)
 class Picture:
-    """SVG texts that belong together, and what they show."""
+    """Drawings that belong together, and what they show."""
 
     title: str
-    svgs: tuple[str, ...]
+    svgs: tuple[Svg, ...]
     caption: str
-
-
-TRUTH = "#101828"
-COLOURS = ("#2563eb", "#d9480f", "#15803d")        # dense, pruned, fine-tuned
 
 
 def forecasts(forms: Mapping[str, Predict], truth: Windows, seeds: np.ndarray) -> Picture:
@@ -34,10 +31,10 @@ def forecasts(forms: Mapping[str, Predict], truth: Windows, seeds: np.ndarray) -
     here = rows[hardest]
     road, frames = record(seeds[episode:episode + 1], sample + 1)
     pose = np.stack(road.pose(frames[-1].s, frames[-1].d, frames[-1].heading), -1)[0][truth.origin[here, 1]]
-    paths = [Path(line, TRUTH) for line in _world(truth.future[here], pose)]
+    paths = [Path(line, INK) for line in _world(truth.future[here], pose)]
     for colour, predict in zip(COLOURS, forms.values()):
         paths += [Path(line, colour, dashed=True) for line in _world(predict(truth.history[here]), pose)]
-    legend = {"what happened": TRUTH} | dict(zip(forms, COLOURS))
+    legend = {"what happened": INK} | dict(zip(forms, COLOURS))
     caption = (f"The next 5 s of all {len(here)} cars, at the moment of the held-out traffic at which keeping speed "
                f"and lane is most wrong (seed {seeds[episode]}, {sample / 5:.0f} s).")
     return Picture("Forecasts", (from_above(road, frames[-1], paths, legend),), caption)
@@ -45,7 +42,7 @@ def forecasts(forms: Mapping[str, Predict], truth: Windows, seeds: np.ndarray) -
 
 def drives(forms: Mapping[str, Policy | None], seed: int) -> Picture:
     """One episode as the expert (policy None) and each form drive it: from above and unrolled."""
-    names, colours = list(forms), (TRUTH, *COLOURS)
+    names, colours = list(forms), (INK, *COLOURS)
     above, flat = [], []
     for colour, policy in zip(colours, forms.values()):
         line, bad = _driven(policy, seed)
