@@ -1,16 +1,19 @@
 """Compiled kernels called directly, on the host, in the AArch64 emulator and in a wasm engine.
 
 `load(kernels, target, folder)` gives a function call(kernel, *arrays) that runs all units of a kernel and updates the
-arrays in place. Linking allows no undefined symbol, so a kernel that calls a library does not load.
+arrays in place. Linking allows no undefined symbol but memcpy and its kind, so a kernel that calls a library does not load.
 """
 import ctypes
 import struct
 from collections.abc import Callable
+from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
 from edgekit.exporters.emit.compile import Compiled, compile_kernels
+from edgekit.exporters.emit.link import compile_c
 from edgekit.exporters.emit.zig import zig
 from edgekit.exporters.kernels.spec import Kernel
 from edgekit.targets import Target
@@ -20,6 +23,9 @@ Call = Callable[..., None]
 
 def load(kernels: list[Kernel], target: Target, folder: Path) -> Call:
     compiled = compile_kernels(kernels, target, "t", folder)
+    memory = folder / "ek_memory.c"  # what a loop that copies or fills may call
+    memory.write_bytes(resources.files("edgekit.runtimes.abi").joinpath("ek_memory.c").read_bytes())
+    compiled = replace(compiled, objects=(*compiled.objects, compile_c(memory, target, folder, folder)))
     return {"host": _host, "arm": _arm, "wasm": _wasm}[target.runner](compiled, folder)
 
 
@@ -97,8 +103,10 @@ def _arm(compiled: Compiled, folder: Path) -> Call:
             places.append(at)
             at += (a.nbytes + 63 & ~63) + 64
         symbol = compiled.symbols[kernel]
-        for k, value in enumerate([*places, 0, symbol.units, 0]):
+        arguments = [*places, 0, symbol.units, 0]
+        for k, value in enumerate(arguments[:8]):
             uc.reg_write(r.UC_ARM64_REG_X0 + k, value)
+        uc.mem_write(stack + 0xFF000, b"".join(struct.pack("<q", value) for value in arguments[8:]))
         uc.reg_write(r.UC_ARM64_REG_SP, stack + 0xFF000)
         uc.reg_write(r.UC_ARM64_REG_LR, stop)
         uc.emu_start(names[symbol.name], stop)
