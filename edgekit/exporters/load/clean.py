@@ -11,6 +11,7 @@ from edgekit.exporters.load.bind import Shapes, bindings, input_dims
 from edgekit.exporters.load.check import check
 from edgekit.exporters.load.finish import drop_unused, fold_affine, share_constants
 from edgekit.exporters.load.graph import Graph, to_model
+from edgekit.exporters.load.onnx_file import text_in
 from edgekit.exporters.load.trace import trace
 
 
@@ -18,12 +19,10 @@ def clean(model: onnx.ModelProto, shapes: Shapes | None = None, keep: frozenset[
           where: str = "") -> list[tuple[str, onnx.ModelProto]]:
     """(name of the variant, clean model) for every binding of `shapes`. where: put before every error's place."""
     try:
-        check(model)
-        result = []
-        for binding in bindings(input_dims(model), shapes):
-            graph = clean_graph(model, binding.shapes, keep)
-            result.append((binding.name, to_model(graph, model.graph.name or "model")))
-        return result
+        with text_in(""):
+            check(model)
+            return [(binding.name, to_model(clean_graph(model, binding.shapes, keep), model.graph.name or "model"))
+                    for binding in bindings(input_dims(model), shapes)]
     except EdgekitError as error:
         error.where = ": ".join(filter(None, [where, error.where]))
         raise

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import onnx
@@ -22,7 +23,8 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         if path.is_dir():
             raise InputError("it is a folder, not a model", where=where, fix="give the .onnx file itself")
         if size > SIZE_LIMIT:
-            raise InputError(f"{size} bytes: over the 2 GB that ONNX files can have", where=where)
+            raise InputError(f"{size} bytes: over the 2 GB that ONNX files can have", where=where,
+                             fix="edgekit is for small nets: export a smaller model")
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}", where=str(path), fix="check the path") from None
@@ -32,12 +34,22 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         raise InputError("the file is a Git LFS pointer, not the model", where=where, fix="git lfs pull")
     model = parse(data, where)
     total = size
-    for tensor in tensors(model):
-        if tensor.data_location == TensorProto.EXTERNAL:
-            total += _attach(tensor, path, where)
-            if total > SIZE_LIMIT:
-                raise InputError("model and external data are over 2 GB", where=where, fix="export a smaller model")
+    with text_in(where):
+        for tensor in tensors(model):
+            if tensor.data_location == TensorProto.EXTERNAL:
+                total += _attach(tensor, path, where)
+                if total > SIZE_LIMIT:
+                    raise InputError("model and external data are over 2 GB", where=where, fix="export a smaller model")
     return model
+
+
+@contextmanager
+def text_in(where: str) -> Iterator[None]:
+    """protobuf decodes text when it is looked at, which fails in a damaged file."""
+    try:
+        yield
+    except UnicodeDecodeError:
+        raise InputError("a name in it is not UTF-8", where=where, fix=AGAIN) from None
 
 
 def parse(data: bytes, where: str) -> onnx.ModelProto:
