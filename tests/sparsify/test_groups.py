@@ -116,6 +116,30 @@ def test_uneven_groups_are_filled_up():
     assert (groups.v, groups.kept) == (8, 10)
 
 
+@pytest.mark.parametrize("density, most", [(0.05, 0.3), (0.1, 0.45)])
+def test_very_sparse_rows_that_are_not_alike(density, most):
+    rng = np.random.default_rng(0)
+    w = rng.random((200, 256)).astype(np.float32) * (rng.random((200, 256)) < density)
+    groups = find_groups(w)
+    check(w, groups)
+    assert groups.macs <= most * w.size
+
+
+def test_pairs_of_rows_share_groups():
+    w, _ = patterned(64, 200, 2, 20)
+    groups = find_groups(w)
+    check(w, groups)
+    assert groups.v == 4 and groups.count == 16  # two pairs a group, no padding
+
+
+def test_band_matrix():
+    """The adjacency of a road: each row reads its neighbours."""
+    i = np.arange(207)
+    w = (abs(i[:, None] - i) <= 6).astype(np.float32)
+    groups = find_groups(w[np.random.default_rng(0).permutation(207)])
+    assert groups.kept <= 13 + groups.v + 4
+
+
 def test_all_zero_matrix():
     w = np.zeros((8, 6), np.float32)
     groups = find_groups(w)

@@ -263,6 +263,19 @@ def test_recurrent_with_few_inputs_prunes_its_recurrent_weights():
     assert "2 inputs" in layers["cell.W"].reason and layers["cell.R"].group == 16
 
 
+def test_zeros_of_a_left_factor_are_reported():
+    rng = np.random.default_rng(0)
+    model = net("[a] h = MatMul(A, x) y = Relu(h)", "float[64,8] x", "float[64,8] y",
+                A=np.where(abs(np.arange(64)[:, None] - np.arange(64)) < 3, rng.random((64, 64)), 0).astype(np.float32))
+    layer, = prune_onnx([model], sparsity=0.5).layers
+    assert layer.group == 4 and layer.sparsity > 0.8 and not layer.reason
+
+
+def test_numpy_arguments():
+    pruned = prune_onnx([net(MLP, **MLP_WEIGHTS)], sparsity=np.float32(0.5), group=np.int64(8))
+    assert by_name(pruned)["a"].group == 8
+
+
 def test_half_precision():
     w = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float16)
     model = net("[a] h = MatMul(x, A) s = Relu(h) [c] y = MatMul(s, C)", "float16[1,64] x", "float16[1,8] y",

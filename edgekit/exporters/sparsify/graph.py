@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.errors import MissingToolError
-from edgekit.exporters.sparsify.rules import TRANSPOSED, Facts, grouped
+from edgekit.exporters.sparsify.rules import LEFT, TRANSPOSED, Facts, grouped
 
 if TYPE_CHECKING:
     import onnx
@@ -164,9 +164,11 @@ def _read(node: Any, name: str, constants: dict[str, Any], shapes: dict[str, tup
         outputs = right[-1] if len(right) > 1 else 1
         weight = next((i for i in (inputs[1], inputs[0]) if i in constants), "")
         blocked = ("both factors are computed" if not weight else
-                   "its constant is the left factor" if weight == inputs[0] else
-                   "its weights are a batch of matrices" if len(right) != 2 else "")
-        yield product(weight, "", outputs, fan_in, out * fan_in, blocked, "columns")
+                   LEFT if weight == inputs[0] and len(left) == 2 else
+                   "its weights are a batch of matrices" if weight == inputs[0] or len(right) != 2 else "")
+        if blocked == LEFT:
+            outputs = left[0]
+        yield product(weight, "", outputs, fan_in, out * fan_in, blocked, "rows" if blocked else "columns")
     else:
         weight = next((i for i in inputs if i in constants), "")
         macs = out * _contracted(attrs["equation"].s.decode(), [shapes.get(i, ()) for i in inputs])

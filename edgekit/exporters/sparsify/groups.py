@@ -10,6 +10,8 @@ SIZES = (32, 16, 8, 4)  # group sizes with a kernel, the larger the fewer indice
 WORTH = 0.95            # a pattern that keeps more than this share of the multiply-adds is not worth an index
 CLOSE = 1.02            # a larger group may cost this much more than the cheapest
 PADDING = 1.125         # and rounding the number of outputs up to it may add this much
+LOOSE = 0.3             # denser than this, rows that are not alike read nearly everything together
+GREEDY = 1 << 25        # words that one greedy grouping of such rows may read
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +71,8 @@ def find_groups(w: np.ndarray, sizes: tuple[int, ...] = SIZES) -> Groups | None:
 
     Rows with the same support are one class. A row whose support lies inside a class (a weight that happens to be
     zero, a dead channel) fills that class up; when exact classes bring too little, rows of nearly the same support
-    are united. Groups that read less than the largest are filled up with inputs whose weights are zero.
+    are united. Very sparse rows that are not alike (the adjacency of a graph, unstructured pruning) are put with those
+    that add least. Groups that read less than the largest are filled up with inputs whose weights are zero.
     The cost is O(rows * classes * inputs / 64).
     """
     outputs, inputs = w.shape
@@ -78,19 +81,30 @@ def find_groups(w: np.ndarray, sizes: tuple[int, ...] = SIZES) -> Groups | None:
     if not w.size or np.count_nonzero(nonzero) > limit:
         return None
     bits = _words(nonzero)
-    ideal = CLOSE * np.count_nonzero(nonzero)
+    count = np.count_nonzero(nonzero)
     found: list[tuple[float, Groups]] = []
+
+    def offer(rows: list[list[int]], v: int) -> None:
+        groups = _groups(rows, nonzero, v)
+        if groups.macs <= limit:
+            padding = -(-outputs // v) * v / outputs
+            found.append((groups.macs / (padding if padding <= PADDING else 1), groups))
+
+    def enough(times: float) -> bool:
+        return any(cost <= times * count for cost, _ in found)
+
     for unite in (False, True):
         classes = _classes(bits, inputs, unite, limit / min(sizes))
         if classes is None:
             continue
         for v in sizes:
-            groups = _cut(classes, bits, nonzero, v)
-            if groups.macs <= limit:
-                padding = -(-outputs // v) * v / outputs
-                found.append((groups.macs / (padding if padding <= PADDING else 1), groups))
-        if found and min(cost for cost, _ in found) <= ideal:
+            offer(_cut(classes, bits, v), v)
+        if enough(CLOSE):
             break
+    if not enough(1.5) and count <= LOOSE * w.size and bits.size * outputs <= GREEDY:
+        for v in sizes:
+            for share in (1, 2):
+                offer(_gather(bits, v, share), v)
     if not found:
         return None
     best = min(cost for cost, _ in found)
@@ -145,8 +159,8 @@ def _classes(bits: np.ndarray, inputs: int, unite: bool, limit: float) -> _Class
     return _Classes(leaders[:count], members, np.flatnonzero(row_home < 0))
 
 
-def _cut(classes: _Classes, bits: np.ndarray, nonzero: np.ndarray, v: int) -> Groups:
-    """Cuts classes into groups of v rows; loose rows go where a group has room, the nearest first."""
+def _cut(classes: _Classes, bits: np.ndarray, v: int) -> list[list[int]]:
+    """Cuts classes into groups of up to v rows; loose rows go where a group has room, the nearest first."""
     members = [list(m) for m in classes.members] or [[]]
     room = np.array([-len(m) % v for m in members])
     if classes.loose.size:
@@ -160,8 +174,33 @@ def _cut(classes: _Classes, bits: np.ndarray, nonzero: np.ndarray, v: int) -> Gr
             c = able[np.abs(centre[able] - row).argmin()]
             members[c].append(row)
             room[c] = (room[c] - 1) % v
-    rows = [sorted(m)[i:i + v] for m in members for i in range(0, len(m), v)]
-    rows.sort(key=lambda r: r[0])
+    return [sorted(m)[i:i + v] for m in members for i in range(0, len(m), v)]
+
+
+def _gather(bits: np.ndarray, v: int, share: int) -> list[list[int]]:
+    """Groups of v rows, each begun with the row that reads most and filled with those that add least to it.
+
+    share: what an input read in common counts for, against one more to read.
+    """
+    sizes = _sizes(bits)
+    left = np.argsort(-sizes, kind="stable")
+    rows = []
+    while left.size:
+        row, union, group = left[0], np.zeros_like(bits[0]), []
+        while True:
+            group.append(int(row))
+            union = union | bits[row]
+            left = left[left != row]
+            if len(group) == v or not left.size:
+                break
+            row = left[(share * _sizes(bits[left] & union) - sizes[left]).argmax()]
+        rows.append(sorted(group))
+    return rows
+
+
+def _groups(rows: list[list[int]], nonzero: np.ndarray, v: int) -> Groups:
+    """Groups from lists of up to v rows; all keep as many inputs as the one that reads most."""
+    rows = sorted(rows)
     order = np.full((len(rows), v), -1, np.int32)
     for g, r in enumerate(rows):
         order[g, :len(r)] = r

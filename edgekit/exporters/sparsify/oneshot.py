@@ -9,7 +9,7 @@ from edgekit.errors import InputError
 from edgekit.exporters.sparsify.graph import Weight, matrices, require_onnx, restore, weights
 from edgekit.exporters.sparsify.groups import find_groups
 from edgekit.exporters.sparsify.mask import choose, mask
-from edgekit.exporters.sparsify.rules import Choice, Group, Layer, checked, decide
+from edgekit.exporters.sparsify.rules import LEFT, Choice, Group, Layer, checked, decide
 from edgekit.exporters.sparsify.scores import l2
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def prune_onnx(models: "Sequence[onnx.ModelProto]", *, sparsity: float, group: G
     """Sets the least weights, by magnitude, of every layer that group sparsity applies to, to zero.
 
     models: clean graphs (see `exporters/load`), variants of one model; they are not changed. sparsity: share of the
-    inputs that each group drops, 0 <= sparsity < 1. group: outputs that share their inputs, 1 to 64, or "auto": by layer.
+    inputs that each group drops, 0 <= sparsity < 1. group: outputs that share their inputs, 1 to 64, or "auto".
     Only values of initializers change. Weights that occur several times, in one or in several of the models, are pruned
     once and alike. Zeros that are there already stay, and count where they form groups. InputError for bad arguments.
     """
@@ -43,7 +43,7 @@ def prune_onnx(models: "Sequence[onnx.ModelProto]", *, sparsity: float, group: G
     for weight in weights(copies):
         choice = decide(weight.facts, sparsity, group)
         arrays = [onnx.numpy_helper.to_array(tensors[m][name]) for m, name, _ in weight.places]
-        if weight.facts.blocked:
+        if weight.facts.blocked not in ("", LEFT):
             layers.append(_layer(weight, 0.0, None, choice.reason))
             continue
         stack = matrices(arrays[0], weight.places[0][2])

@@ -1,5 +1,6 @@
 """Which layers are pruned, in what groups, and why the others stay dense: one set of rules for ONNX and torch."""
 import math
+import numbers
 from dataclasses import dataclass
 
 from edgekit.errors import InputError
@@ -8,6 +9,7 @@ from edgekit.exporters.sparsify.mask import kept_inputs
 
 MIN_INPUTS = 8     # with fewer there is next to nothing to choose from
 MIN_MACS = 1024    # below, a layer costs about as much as calling it
+LEFT = "its constant is the left factor"
 TRANSPOSED = "transposed convolutions have no sparse kernel"
 
 Group = int | str
@@ -66,7 +68,7 @@ def checked(sparsity: float, group: Group) -> tuple[float, Group]:
     if not 0 <= number < 1:
         raise InputError(f"sparsity must be at least 0 and less than 1, not {sparsity!r}", 
                          fix="0.5 prunes half of the weights")
-    whole = isinstance(group, (int, float)) and not isinstance(group, bool) and group in range(1, 65)
+    whole = isinstance(group, numbers.Real) and not isinstance(group, bool) and group in range(1, 65)
     if group != "auto" and not whole:
         raise InputError(f"group must be 'auto' or a whole number from 1 to 64, not {group!r}")
     return number, group if isinstance(group, str) else int(group)
