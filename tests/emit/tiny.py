@@ -102,7 +102,7 @@ def compiled(folder: Path, target: Target, name: str = "tiny") -> Compiled:
     source, made = folder / f"{target.name}.c", folder / f"{target.name}.o"
     source.write_text(KERNELS_C.replace("P_", prefix + "_"), "utf-8")
     flags = ["-fPIC"] if not target.triple.startswith("wasm32") and "windows" not in target.triple else []
-    subprocess.run([sys.executable, "-m", "ziglang", "cc", "-target", triple(target), "-O2", "-ffreestanding", *flags,
+    subprocess.run([sys.executable, "-m", "ziglang", "cc", "-target", triple(target), "-O2", "-g0", "-ffreestanding", *flags,
                     "-fno-stack-protector", "-fno-sanitize=all", "-c", str(source), "-o", str(made)], check=True)
     return Compiled((made,), {k: Symbol(f"{prefix}_k{i}", u) for i, (k, u) in enumerate(UNITS.items())})
 

@@ -92,32 +92,32 @@ static const ek_program ek_program_ = {{
 ek_status {name}_init({name} *m, const void *weights, size_t weights_bytes, void *arena, size_t arena_bytes,
     const ek_parallel *threads)
 {{
-    return ek_init(&ek_program_, &m->model_, weights, weights_bytes, arena, arena_bytes, threads);
+    return ek_init(&ek_program_, (ek_model *)m, weights, weights_bytes, arena, arena_bytes, threads);
 }}
 
-ek_status {name}_reset({name} *m) {{ return ek_reset(&ek_program_, &m->model_); }}
+ek_status {name}_reset({name} *m) {{ return ek_reset(&ek_program_, (ek_model *)m); }}
 
-ek_status {name}_save({name} *m, void *state, size_t bytes) {{ return ek_save(&ek_program_, &m->model_, state, bytes); }}
+ek_status {name}_save({name} *m, void *state, size_t bytes) {{ return ek_save(&ek_program_, (ek_model *)m, state, bytes); }}
 
 ek_status {name}_restore({name} *m, const void *state, size_t bytes)
 {{
-    return ek_restore(&ek_program_, &m->model_, state, bytes);
+    return ek_restore(&ek_program_, (ek_model *)m, state, bytes);
 }}
 
 ek_status {name}_load({name} *m, uint32_t entry, const ek_view *in, size_t n_in)
 {{
-    return ek_load(&ek_program_, &m->model_, entry, in, n_in);
+    return ek_load(&ek_program_, (ek_model *)m, entry, in, n_in);
 }}
 
 ek_status {name}_steps({name} *m, uint32_t entry, uint32_t from, uint32_t to)
 {{
-    return ek_steps(&ek_program_, &m->model_, entry, from, to);
+    return ek_steps(&ek_program_, (ek_model *)m, entry, from, to);
 }}
 """)
     parts += [f"""
 ek_status {name}_run{ends[e.name]}({name} *m, const ek_view *in, size_t n_in, const ek_view *out, size_t n_out)
 {{
-    return ek_run(&ek_program_, &m->model_, {i}, in, n_in, out, n_out);
+    return ek_run(&ek_program_, (ek_model *)m, {i}, in, n_in, out, n_out);
 }}
 """ for i, e in enumerate(plan.entries)]
     return "".join(parts)

@@ -157,7 +157,7 @@ def assemble(sources: Sequence[Path], target: Target) -> tuple[Path, ...]:
 
     def one(source: Path) -> Path:
         made = source.with_suffix(".o")
-        zig("cc", "-target", triple(target), *flags, "-c", source, "-o", made)
+        zig("cc", "-target", triple(target), *flags, "-g0", "-c", source, "-o", made)  # -g0: or the path of `work` goes in
         return made
     with ThreadPoolExecutor(max_workers=2) as pool:
         return tuple(pool.map(one, sources))

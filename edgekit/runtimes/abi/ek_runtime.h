@@ -120,6 +120,9 @@ static ek_status ek_check(const ek_program *g, const ek_model *m)
     return __atomic_load_n(&m->private_.tag, __ATOMIC_ACQUIRE) == ek_tag(g, m) ? EK_OK : EK_NOT_INITIALIZED;
 }
 
+/* A word and not 1: init may meet the remains of an instance on the stack, its tag whole and the rest overwritten. */
+#define EK_BUSY_WORD 0xb5297a4du
+
 static void ek_leave(ek_model *m) { __atomic_store_n(&m->private_.busy, 0u, __ATOMIC_RELEASE); }
 
 /* EK_OK: the instance is this call's until ek_leave. The tag is looked at again, for init may have come in between. */
@@ -127,7 +130,7 @@ static ek_status ek_enter(const ek_program *g, ek_model *m)
 {
     ek_status status = ek_check(g, m);
     if (status != EK_OK) return status;
-    if (__atomic_exchange_n(&m->private_.busy, 1u, __ATOMIC_ACQUIRE)) return EK_BUSY;
+    if (__atomic_exchange_n(&m->private_.busy, EK_BUSY_WORD, __ATOMIC_ACQUIRE) == EK_BUSY_WORD) return EK_BUSY;
     status = ek_check(g, m);
     if (status != EK_OK) ek_leave(m);
     return status;
