@@ -47,6 +47,7 @@ def main() -> None:
     target, jobs = pickle.load(sys.stdin.buffer)  # from the parent process only
     out = sys.stdout
     sys.stdout = sys.stderr  # nothing else may write among the messages
+    sys.modules["torch"] = None  # type: ignore[assignment]  # TVM would import it, a second for nothing
 
     def say(**message) -> None:
         print(json.dumps(message), file=out, flush=True)
