@@ -10,6 +10,10 @@ from hypothesis import strategies as st
 from edgekit.errors import InputError
 from edgekit.exporters.sparsify import benefit, find_groups, prune_onnx
 from edgekit.exporters.sparsify.graph import matrices, weights
+from edgekit.exporters.sparsify.mask import choose, unstructured_bound
+from edgekit.exporters.sparsify.permute import neighbours, saliency
+from edgekit.exporters.sparsify.rules import decide
+from edgekit.exporters.sparsify.scores import l2
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
@@ -355,6 +359,34 @@ def test_real_models(name):
     inputs = {v.name: _vector(vectors, v.name) for v in model.graph.input if v.name not in arrays(model)}
     for out, dense in zip(run(pruned.models[0], **inputs), run(model, **inputs)):
         assert out.shape == dense.shape and np.isfinite(out).all() and not np.array_equal(out, dense)
+
+
+@pytest.mark.skipif(not MODELS.exists(), reason="../shared/models is not here")
+def test_real_shape_variants_share_one_mask():
+    models = [onnx.load(MODELS / f"stgat_hotel_erm{n}.onnx") for n in ("_n2", "_n4", "")]
+    pruned = prune_onnx(models, sparsity=0.5)
+    assert len({layer.name for layer in pruned.layers if layer.group}) == 4
+    first, *others = map(arrays, pruned.models)
+    for other in others:
+        for name in set(first) & set(other):
+            if first[name].ndim == 2:
+                np.testing.assert_array_equal(first[name], other[name])
+    assert (first["m.pred_lstm_model.weight_hh"] != 0).mean() == 0.5
+
+
+@pytest.mark.skipif(not MODELS.exists(), reason="../shared/models is not here")
+def test_permutation_keeps_more_of_a_real_model():
+    model, shares = onnx.load(MODELS / "mobilenet_v1_025_224.onnx"), []
+    for weight in weights([model]):
+        choice = decide(weight.facts, 0.5, 8)
+        if not choice.reason:
+            score = l2(arrays(model)[weight.places[0][1]].reshape(weight.facts.outputs, -1))
+            rows = choose(score, choice.v, choice.kept).order.reshape(-1, choice.v)
+            plain = saliency(score, neighbours(len(score), choice.v), choice.kept)
+            shares.append(np.array([plain, saliency(score, rows, choice.kept),
+                                    unstructured_bound(score, choice.kept)]) / score.sum())
+    plain, ours, bound = np.mean(shares, 0)
+    assert plain + 0.05 < ours < bound
 
 
 def _vector(vectors, name):
