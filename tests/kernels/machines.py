@@ -5,6 +5,7 @@ arrays in place. Linking allows no undefined symbol but memcpy and its kind, so 
 """
 import ctypes
 import struct
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import resources
@@ -22,6 +23,7 @@ Call = Callable[..., None]
 
 
 def load(kernels: list[Kernel], target: Target, folder: Path) -> Call:
+    folder = Path(tempfile.mkdtemp(dir=folder))
     compiled = compile_kernels(kernels, target, "t", folder)
     memory = folder / "ek_memory.c"  # what a loop that copies or fills may call
     memory.write_bytes(resources.files("edgekit.runtimes.abi").joinpath("ek_memory.c").read_bytes())

@@ -18,12 +18,19 @@ def width(base: str) -> int:
     return int(base.lstrip("uintfloa"))
 
 
+def differs(a, b):
+    """a != b as a bool, true for NaN (for which TVM's own != is false)."""
+    equal = to(tirx.EQ(a, b), "uint8")
+    return equal ^ like(equal, 1)
+
+
 def from_half(let: Let, x):
     """float16 to float32, exact."""
     h = let(to(bits(x, "uint16"), "int32"))
     size = let((h & like(h, 0x7FFF)) << like(h, 13))
     special = size >= like(size, 0x0F800000)
-    normal = let(bits(let(size + select(special, like(size, (255 - 31 + 127 - 15) << 22), like(size, (127 - 15) << 23))), "float32"))
+    exponent = select(special, like(size, (255 - 31) << 23), like(size, (127 - 15) << 23))
+    normal = let(bits(let(size + exponent), "float32"))
     tiny = let(to(size >> like(size, 13), "float32") * like(normal, 2.0**-24))
     y = let(select(size < like(size, 0x00800000), tiny, normal))
     return let(bits(bits(y, "int32") | ((h & like(h, 0x8000)) << like(h, 16)), "float32"))
@@ -70,7 +77,7 @@ def cast(let: Let, x, base: str):
     have = base_of(x)
     if base == "bool":
         x = from_half(let, x) if have == "float16" else x
-        return let(to(tirx.NE(x, like(x, 0)), "uint8"))
+        return differs(x, like(x, 0))
     if have == base:
         return x
     if have == "float16":

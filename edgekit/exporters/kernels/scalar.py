@@ -1,6 +1,6 @@
 """The scalar operations of fused bodies (`spec.Op`) by name: `apply` makes expressions of them.
 
-Names are those of ONNX operators in lower case wherever there is one. A bool is a uint8 of 0 or 1, in memory and in
+A bool is a uint8 of 0 or 1, in memory and in
 expressions alike (any other byte reads as 1). float16 is computed in float32 and rounded after every operation. Integers
 wrap around, never trap and are never undefined (see `integers`, `convert`). float64 has functions of its own except for
 erf and gelu, which go through float32.
@@ -19,12 +19,14 @@ Builder = Callable  # (let, *args, *attrs) -> expression
 
 def _function(single: Callable | None, double: Callable | None) -> Builder:
     """A function of floats, by its version for the type at hand or through the other type."""
+    versions = {base: f for base, f in (("float32", single), ("float64", double)) if f is not None}
+
     def build(let, *args):
         have = base_of(args[0])
-        direct, other, through = (double, single, "float32") if have == "float64" else (single, double, "float64")
-        if direct is not None:
-            return direct(let, *args)
-        return let(to(other(let, *[let(to(a, through)) for a in args]), have))
+        if have in versions:
+            return versions[have](let, *args)
+        through, function = next(iter(versions.items()))
+        return let(to(function(let, *[let(to(a, through)) for a in args]), have))
     return build
 
 
@@ -66,13 +68,18 @@ def _min(let, a, b):
     return select(tirx.Or(a < b, isnan(a)) if _is_float(a) else a < b, a, b)
 
 
+def _if_negative(x, yes, no):
+    """By the sign of x. (Asking whether an unsigned number is negative crashes TVM's simplifier.)"""
+    return no if base_of(x).startswith("uint") else select(x < like(x, 0), yes, no)
+
+
 def _clip(let, x, low, high):
     return math.clamp(let, x, low, high)
 
 
 def _sign(let, x):
-    y = select(x > like(x, 0), like(x, 1), x)
-    return select(x < like(x, 0), like(x, -1), y) if not base_of(x).startswith("uint") else y
+    one = select(x > like(x, 0), like(x, 1), x)
+    return one if base_of(x).startswith("uint") else select(x < like(x, 0), like(x, -1), one)
 
 
 def _pow_any(let, x, y):
@@ -149,6 +156,8 @@ def _gelu_tanh(let, x):
 
 
 def _shrink(let, x, lambd=0.5, bias=0.0):
+    if not _is_float(x):
+        return convert.cast(let, let(_shrink(let, convert.cast(let, x, "float64"), lambd, bias)), base_of(x))
     low = select(x < like(x, -lambd), x + like(x, bias), like(x, 0))
     return select(x > like(x, lambd), x - like(x, bias), low)
 
@@ -196,9 +205,9 @@ OPS: dict[str, Builder] = {
     "atanh": _function(None, math64.atanh),
     "tanh": _function(math.tanh, math64.tanh),
     "sigmoid": _sigmoid,
-    "relu": lambda let, x: select(x < like(x, 0), like(x, 0), x),
-    "leakyrelu": lambda let, x, alpha=0.01: select(x < like(x, 0), x * like(x, alpha), x),
-    "prelu": lambda let, x, slope: select(x < like(x, 0), OPS["mul"](let, x, slope), x),
+    "relu": lambda let, x: _if_negative(x, like(x, 0), x),
+    "leakyrelu": lambda let, x, alpha=0.01: _if_negative(x, x * like(x, alpha), x),
+    "prelu": lambda let, x, slope: _if_negative(x, OPS["mul"](let, x, slope), x),
     "elu": _elu,
     "celu": _celu,
     "selu": _selu,
@@ -214,19 +223,19 @@ OPS: dict[str, Builder] = {
     "shrink": _shrink,
     "clip": _clip,                                     # attributes low, high
     "equal": _condition(tirx.EQ),
-    "notequal": _condition(tirx.NE),
+    "notequal": lambda let, a, b: convert.differs(a, b),
     "less": _condition(lambda a, b: a < b),
-    "lessorequal": _condition(lambda a, b: a <= b),
+    "lessequal": _condition(lambda a, b: a <= b),
     "greater": _condition(lambda a, b: a > b),
-    "greaterorequal": _condition(lambda a, b: a >= b),
+    "greaterequal": _condition(lambda a, b: a >= b),
     "and": _condition(lambda a, b: tirx.And(_true(a), _true(b))),
     "or": _condition(lambda a, b: tirx.Or(_true(a), _true(b))),
     "xor": _condition(lambda a, b: tirx.NE(to(_true(a), "uint8"), to(_true(b), "uint8"))),
     "not": _condition(lambda a: tirx.EQ(a, like(a, 0))),
-    "bitwiseand": lambda let, a, b: a & b,
-    "bitwiseor": lambda let, a, b: a | b,
-    "bitwisexor": lambda let, a, b: a ^ b,
-    "bitwisenot": lambda let, a: tirx.bitwise_not(a),
+    "bitand": lambda let, a, b: a & b,
+    "bitor": lambda let, a, b: a | b,
+    "bitxor": lambda let, a, b: a ^ b,
+    "bitnot": lambda let, a: tirx.bitwise_not(a),
     "shiftleft": lambda let, a, n: integers.shift(let, a, n, True),
     "shiftright": lambda let, a, n: integers.shift(let, a, n, False),
     "where": lambda let, c, a, b: select(_true(c), a, b),
