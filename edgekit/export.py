@@ -124,11 +124,12 @@ def _manifest(plan, layers: Sequence, chosen, staging: Path, loaded, vectors, sp
 
     from edgekit import __version__
     entries = []
-    for e in plan.entries:
-        updated = {u[0] for u in e.updates}
+    for e, variant in zip(plan.entries, loaded.variants, strict=True):
+        read, left = ({v.name for v in side} for side in (variant.model.graph.input, variant.model.graph.output))
         entries.append({
             "name": e.name, "inputs": [_port(p) for p in e.inputs], "outputs": [_port(p) for p in e.outputs],
-            "states": [{**_port(s), "output": dict(loaded.states)[s.name]} for s in plan.states if s.buffer in updated],
+            "states": [{**_port(s), "input": s.name in read, "output": target if target in left else None}
+                       for s, target in ((s, dict(loaded.states)[s.name]) for s in plan.states) if s.name in read or target in left],
             "layers": [{"name": s.name, "op": s.op, "macs": s.macs, "dense_macs": s.dense_macs, "sparsity": round(s.sparsity, 4),
                         "group": s.group, "kernel": type(s.kernel).__name__} for s in e.steps]})
     found = {}

@@ -105,10 +105,10 @@ def run(model: "onnx.ModelProto", rows: Sequence[Mapping[str, np.ndarray]], stat
         full = {i.name: i for i in model.graph.input}
         kept = {s: np.zeros([d.dim_value for d in full[s].type.tensor_type.shape.dim], ports(model)[s][0]) for s, _ in states if s in full}
         names = [o.name for o in model.graph.output]
-        stacked: dict[str, list[np.ndarray]] = {n: [] for n in names if n not in {o for s, o in states if s in full}}
+        stacked: dict[str, list[np.ndarray]] = {n: [] for n in names if n not in {o for _, o in states}}
         for row in rows:
             outputs = dict(zip(names, session.run(names, {**row, **kept}), strict=True))
-            kept = {s: outputs[o] for s, o in states if s in full}
+            kept = {s: outputs.get(o, kept[s]) for s, o in states if s in full}
             for n, values in stacked.items():
                 values.append(outputs[n])
     except Exception as e:  # noqa: BLE001 - onnxruntime has no common error class

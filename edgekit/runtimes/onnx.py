@@ -94,12 +94,11 @@ class OnnxSession:
         """Outputs by name and seconds."""
         e = find(self._entries, entry)
         feeds = {p.name: a for p, a in zip(e.inputs, checked(inputs, e))}
-        wanted = [p.name for p in e.outputs] + [s.source for s in e.states]
+        written = [s for s in e.states if s.source]
+        wanted = [p.name for p in e.outputs] + [s.source for s in written]
         with self._turns:
             session = self._session(e)
-            if not all(s.source for s in e.states):
-                raise BundleError("the manifest does not say which outputs the states come from", where=e.name)
-            feeds |= {s.name: self._states[s.name] for s in e.states}
+            feeds |= {s.name: self._states[s.name] for s in e.states if s.fed}
             start = time.perf_counter()
             try:
                 results = session.run(wanted, feeds)
@@ -107,7 +106,7 @@ class OnnxSession:
                 raise RuntimeStatusError(f"onnxruntime: {_line(error)}", where=e.name, status="FAULT") from None
             seconds = time.perf_counter() - start
             split = len(e.outputs)
-            self._states |= {s.name: a for s, a in zip(e.states, results[split:])}
+            self._states |= {s.name: a for s, a in zip(written, results[split:])}
         return {p.name: a for p, a in zip(e.outputs, results[:split])}, seconds
 
     def _session(self, entry: Entry) -> Any:

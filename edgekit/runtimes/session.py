@@ -90,11 +90,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class State:
-    """What an entry keeps from call to call: the input `name` of its ONNX graph, next time the value of `source`."""
+    """What is kept from call to call. An entry reads it (`fed`: its ONNX graph has an input `name`), writes it (`source`:
+    the ONNX output that is its next value, or ""), or both."""
 
     name: str
     dtype: np.dtype
     shape: tuple[int, ...]
+    fed: bool
     source: str
 
 
@@ -134,7 +136,7 @@ def _port(raw: dict[str, Any]) -> Port:
 
 
 def _state(raw: dict[str, Any]) -> State:
-    return State(raw["name"], np.dtype(raw["dtype"]), tuple(raw["shape"]), raw.get("output", ""))
+    return State(raw["name"], np.dtype(raw["dtype"]), tuple(raw["shape"]), raw["input"], raw["output"] or "")
 
 
 def as_array(value: Any, port: Port, where: str) -> np.ndarray:

@@ -131,7 +131,7 @@ def files(tmp_path_factory):
         (folder / ("model.onnx" if k == 0 else f"model.{name}.onnx")).write_bytes(model.SerializeToString())
     write_vectors(folder)
     port = lambda p: {"name": p.name, "dtype": p.dtype, "shape": list(p.shape)}
-    state = {"name": "h", "dtype": "float32", "shape": [1, 3], "output": "h_out"}
+    state = {"name": "h", "dtype": "float32", "shape": [1, 3], "input": True, "output": "h_out"}
     entries = [{"name": e.name, "inputs": list(map(port, e.inputs)), "outputs": list(map(port, e.outputs)),
                 "states": [state] if e.updates else [],
                 "layers": [{"name": s.name, "op": s.op, "macs": s.macs, "dense_macs": s.dense_macs, "sparsity": 0.0,

@@ -8,7 +8,7 @@ import numpy as np
 
 from edgekit.errors import EdgekitError, InputError, UnsupportedError
 from edgekit.exporters.lower import elementwise, movement, products, recurrent, reductions
-from edgekit.exporters.lower.arena import Need, aligned, place
+from edgekit.exporters.lower.arena import SLACK, Need, aligned, place
 from edgekit.exporters.lower.builder import DTYPES, Builder, Constants, Node
 from edgekit.exporters.lower.plan import Buffer, Entry, Plan, Port, State
 from edgekit.exporters.lower.values import of_view
@@ -28,24 +28,18 @@ def supported() -> frozenset[str]:
 def lower(name: str, variants: Sequence[tuple[str, "onnx.ModelProto"]], states: Sequence[tuple[str, str]] = ()) -> tuple[Plan, dict[str, np.ndarray]]:
     """Clean graphs (see `load`), one an entry, to a plan and its constants by buffer name.
 
-    states: (input, output) pairs: the output of one call is the input of the next, in every entry that has both.
+    states: (input, output) pairs: what one call leaves in the output, the next finds as the input, whichever entries have them.
     Raises UnsupportedError naming the node where something cannot be compiled.
     """
     constants = Constants()
     built = [(entry, *_walk(model, constants, dict(states))) for entry, model in variants]
 
-    shared: dict[str, Buffer] = {}
-    for entry, b, _, _, pairs in built:
-        for source, _ in pairs:
-            mine = b.buffers[_state_buffer(source)]
-            other = shared.setdefault(source, mine)
-            if (other.dtype, other.shape) != (mine.dtype, mine.shape):
-                raise InputError(f"state {source!r} is {other.dtype}{list(other.shape)} in one entry and {mine.dtype}{list(mine.shape)} in {entry!r}",
-                                 fix="give the entries the same state, or other names")
+    kept = _states(built, [source for source, _ in states])
     at, state_buffers = 0, []
-    for buffer in shared.values():
-        state_buffers.append(replace(buffer, offset=at))
-        at = aligned(at + buffer.nbytes + 64)
+    for source, (dtype, shape) in kept.items():
+        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        state_buffers.append(Buffer(_state_buffer(source), dtype, shape, "arena", at, size))
+        at = aligned(at + size + SLACK)
     state_bytes = at
 
     used = {r.buffer for _, b, _, _, _ in built for s in b.steps for r in s.args}
@@ -59,7 +53,7 @@ def lower(name: str, variants: Sequence[tuple[str, "onnx.ModelProto"]], states: 
         buffers, top = _memory(b, inputs, outputs, pairs, state_bytes)
         end = max(end, top)
         entries.append(Entry(entry, inputs, outputs, tuple(b.steps), buffers, tuple((_state_buffer(s), view.buffer) for s, view in pairs)))
-    plan = Plan(name, tuple(entries), tuple(weight_buffers), tuple(State(s, f.dtype, f.shape, f.name) for s, f in shared.items()),
+    plan = Plan(name, tuple(entries), tuple(weight_buffers), tuple(State(s, d, shape, _state_buffer(s)) for s, (d, shape) in kept.items()),
                 tuple(state_buffers), end, state_bytes, at)
     return plan, {f.name: constants.arrays[f.name] for f in weight_buffers}
 
@@ -72,6 +66,20 @@ def unsupported(model: "onnx.ModelProto") -> list[tuple[str, str, str, str]]:
         found.append((node.name, node.op, error.what, error.fix))
     _walk(model, Constants(), {}, note)
     return found
+
+
+def _states(built, names: Sequence[str]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """dtype and shape of every state that an entry reads or writes; InputError where two entries differ."""
+    kept: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for name in names:
+        for entry, b, _, _, pairs in built:
+            read = b.buffers.get(_state_buffer(name))
+            for one in (*([read] if read else []), *(view for source, view in pairs if source == name)):
+                kind = (one.dtype, one.shape)
+                if kept.setdefault(name, kind) != kind:
+                    raise InputError(f"state {name!r} is {kept[name]} in one entry and {kind} in {entry!r}",
+                                     fix="give the entries the same state, or other names")
+    return kept
 
 
 def _state_buffer(name: str) -> str:
@@ -89,13 +97,13 @@ def _walk(model, constants: Constants, states, failed=None):
     uses.update(o.name for o in graph.output)
     b = Builder(constants, initializers, types, uses)
     inputs, pairs = [], []
-    outputs_of_states = {i.name: states[i.name] for i in graph.input if i.name in states}
+    written = {target: source for source, target in states.items()}
     for value in graph.input:
         if value.name in initializers:
             continue
         dtype, shape = types[value.name]
         _check_dtype(value.name, dtype)
-        state = value.name in outputs_of_states
+        state = value.name in states
         view = b.fresh(dtype, shape, _state_buffer(value.name) if state else f"in:{value.name}")
         b.values[value.name] = of_view(view)
         if not state:
@@ -119,10 +127,10 @@ def _walk(model, constants: Constants, states, failed=None):
                     b.values[name] = of_view(b.fresh(types[name][0] if types[name][0] in DTYPES else "float32", types[name][1]))
     outputs, taken = [], set()
     b.node = Node("outputs", "Copy", (), (), {})
-    for source, target in outputs_of_states.items():
-        pairs.append((source, _own(b, target, taken)))
     for value in graph.output:
-        if value.name not in outputs_of_states.values():
+        if value.name in written:
+            pairs.append((written[value.name], _own(b, value.name, taken)))
+        else:
             view = _own(b, value.name, taken)
             outputs.append(Port(value.name, *types[value.name], view.buffer))
     return b, tuple(inputs), tuple(outputs), pairs
