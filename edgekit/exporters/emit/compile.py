@@ -152,8 +152,10 @@ def only_kernel(text: str, name: str) -> str:
 
 def assemble(sources: Sequence[Path], target: Target) -> tuple[Path, ...]:
     """Object files beside their sources."""
-    from edgekit.exporters.emit.zig import triple, zig
+    from edgekit.exporters.emit.zig import processor, triple, zig
     flags = ["-msimd128"] if target.triple.startswith("wasm32") else []
+    if triple(target).startswith("aarch64"):  # whose assembler knows no instruction that the processor need not have
+        flags.append(f"-mcpu={processor(target)}")
 
     def one(source: Path) -> Path:
         made = source.with_suffix(".o")
