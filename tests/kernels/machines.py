@@ -27,7 +27,7 @@ def load(kernels: list[Kernel], target: Target, folder: Path) -> Call:
     compiled = compile_kernels(kernels, target, "t", folder)
     memory = folder / "ek_memory.c"  # what a loop that copies or fills may call
     memory.write_bytes(resources.files("edgekit.runtimes.abi").joinpath("ek_memory.c").read_bytes())
-    compiled = replace(compiled, objects=(*compiled.objects, compile_c(memory, target, folder, folder)))
+    compiled = replace(compiled, objects=(*compiled.objects, compile_c(memory, target)))
     return {"host": _host, "arm": _arm, "wasm": _wasm}[target.runner](compiled, folder)
 
 
@@ -79,6 +79,7 @@ def _arm(compiled: Compiled, folder: Path) -> Call:
     stop, stack, data = 0x1000, 0x40000000, 0x50000000
     image = elf.read_bytes()
     uc = unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM)
+    uc.ctl_set_cpu_model(r.UC_CPU_ARM64_MAX)  # with the half-precision instructions of a Cortex-A76
     uc.mem_map(0, 0x8000000)
     uc.mem_map(stack, 0x100000)
     uc.mem_map(data, 0x4000000)

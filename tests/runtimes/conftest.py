@@ -121,7 +121,7 @@ def files(tmp_path_factory):
         (work / "kernels.c").write_text(KERNELS.replace("int32_t skew", "__attribute__((unused)) int32_t skew")
                                         .replace("int32_t begin", "__attribute__((unused)) int32_t begin")
                                         .replace("int32_t end", "__attribute__((unused)) int32_t end"))
-        kernels = compile_c(work / "kernels.c", target, work, work)
+        kernels = compile_c(work / "kernels.c", target)
         emit_target(plan, Compiled((kernels,), compiled_symbols), target, folder)
         shared = library_names(target, "tiny")[0]
         about[name] = {"files": [f"{name}/{shared}"], "verified": None, "cpu_features": [],

@@ -1,4 +1,5 @@
-"""C glue and libraries of one target: everything is compiled and linked by zig, freestanding, for any target from any host."""
+"""C glue and libraries of one target, compiled and linked by zig: freestanding, for any target from any host."""
+import os
 import shutil
 import tempfile
 from importlib import resources
@@ -13,59 +14,64 @@ from edgekit.runtimes.abi.names import library_names, model_name
 from edgekit.targets import Target
 
 _STACK_BYTES = 1 << 20  # of the wasm module
-# Nothing but the code itself: no libc, no start-up code, no stack protector, atomics inline.
-_FREESTANDING = ["-std=c11", "-O2", "-g0", "-ffreestanding", "-fno-stack-protector", "-fno-sanitize=all", "-fno-asynchronous-unwind-tables",
-                 "-Wall", "-Wextra", "-Werror"]
+_SOURCES = ("edgekit.h", "ek_runtime.h", "ek_crc32c.h", "ek_memory.c", "ek_threads.h", "ek_threads.c")
+# Nothing but the code itself: no libc, no start-up code, no stack protector, no debug information.
+_FREESTANDING = ["-std=c11", "-O2", "-g0", "-ffreestanding", "-fno-stack-protector", "-fno-sanitize=all",
+                 "-fno-asynchronous-unwind-tables", "-Wall", "-Wextra", "-Werror"]
 
 
 def emit_target(plan: Plan, compiled: Compiled, target: Target, out_dir: Path) -> None:
     """Writes OUT/include/{NAME.h, edgekit.h, ek_threads.h}, OUT/src/ek_threads.c and the libraries in OUT/TARGET.
 
-    For the host also the thread pool as a library of its own, for drivers that have no C compiler. Raises CompilerError
-    when the C compiler or a linker refuses, MissingToolError without zig.
+    For the host also the thread pool as a library of its own, for drivers that have no C compiler. Calls for several
+    targets may share OUT, at the same time too. Raises CompilerError when the C compiler or a linker refuses,
+    MissingToolError without zig.
     """
     name = model_name(plan.name)
-    include, library = out_dir / "include", out_dir / target.name
-    for folder in (include, out_dir / "src", library):
-        folder.mkdir(parents=True, exist_ok=True)
+    shared, static = library_names(target, name)
     abi = resources.files("edgekit.runtimes.abi")
-    (include / f"{name}.h").write_text(c_source.header(plan), "utf-8", newline="\n")
-    for part in ("include/edgekit.h", "include/ek_threads.h", "src/ek_threads.c"):
-        (out_dir / part).write_bytes(abi.joinpath(part.split("/")[1]).read_bytes())
     with tempfile.TemporaryDirectory(prefix="edgekit-") as temporary:
         work = Path(temporary)
-        for file in ("ek_runtime.h", "ek_crc32c.h", "ek_memory.c"):
+        for file in _SOURCES:
             (work / file).write_bytes(abi.joinpath(file).read_bytes())
+        (work / f"{name}.h").write_text(c_source.header(plan), "utf-8", newline="\n")
         (work / f"{name}.c").write_text(c_source.source(plan, compiled.symbols, cpu_features(target)), "utf-8")
-        glue = compile_c(work / f"{name}.c", target, include, work)
-        objects = [*compiled.objects, glue]
-        shared, static = library_names(target, name)
+        objects = [*compiled.objects, compile_c(work / f"{name}.c", target)]
         if static:
             archive(objects, work / static)
-            shutil.move(work / static, library / static)
         if shared:
-            memory = compile_c(work / "ek_memory.c", target, include, work)
+            memory = compile_c(work / "ek_memory.c", target)
             link_shared([*objects, memory], target, c_source.api_symbols(plan), work / shared)
-            for built in (work / shared, (work / shared).with_suffix(".lib")):  # a DLL has an import library
-                if built.exists():
-                    shutil.move(built, library / built.name)
-        if target.runner == "host":
-            threads = library_names(target, "ek_threads")[0]
-            _link_threads(out_dir, target, work / threads)
-            shutil.move(work / threads, library / threads)
+        pool = library_names(target, "ek_threads")[0] if target.runner == "host" else ""
+        if pool:
+            _link_threads(work / "ek_threads.c", target, work / pool)
+        import_library = f"{name}.lib" if shared.endswith(".dll") else ""
+        for folder, files in (("include", (f"{name}.h", "edgekit.h", "ek_threads.h")), ("src", ("ek_threads.c",)),
+                              (target.name, (static, shared, import_library, pool))):
+            (out_dir / folder).mkdir(parents=True, exist_ok=True)
+            for file in filter(None, files):
+                _place(work / file, out_dir / folder / file)
 
 
-def compile_c(source: Path, target: Target, include: Path, work: Path) -> Path:
-    """The object of one freestanding C file. On x86 for the oldest processor, so that `init` can say EK_CPU anywhere."""
-    flags = list(_FREESTANDING)
-    on = triple(target)
+def _place(source: Path, target: Path) -> None:
+    """Copies a file so that nobody ever sees a part of it."""
+    with tempfile.TemporaryDirectory(prefix=".", dir=target.parent.parent) as aside:
+        shutil.copy(source, Path(aside, target.name))
+        os.replace(Path(aside, target.name), target)
+
+
+def compile_c(source: Path, target: Target) -> Path:
+    """The object of a freestanding C file, beside it; its headers lie there too.
+
+    On x86 it is compiled for the oldest processor, so that `init` can say EK_CPU on any.
+    """
+    flags, on, made = list(_FREESTANDING), triple(target), source.with_suffix(".o")
     flags.append("-mcpu=baseline" if on.startswith("x86_64") else f"-mcpu={processor(target)}")
     if not on.startswith("wasm32") and "windows" not in on:
         flags.append("-fPIC")
     if source.name == "ek_memory.c":
         flags.append("-fno-builtin")  # or memcpy's loop becomes a call of memcpy
-    made = work / (source.stem + ".o")
-    zig("cc", "-target", on, *flags, f"-I{include}", f"-I{work}", "-c", source, "-o", made, cwd=work)
+    zig("cc", "-target", on, *flags, "-c", source, "-o", made, cwd=source.parent)
     return made
 
 
@@ -75,18 +81,18 @@ def archive(objects: list[Path], made: Path) -> None:
 
 
 def link_shared(objects: list[Path], target: Target, exported: list[str], made: Path) -> None:
-    """The loadable library; only `exported` can be seen from outside, nothing is left undefined, no debug information."""
+    """The loadable library: only `exported` can be seen from outside, nothing is left undefined."""
     on, work = triple(target), made.parent
     if on.startswith("wasm32"):
-        zig("wasm-ld", "--no-entry", "--stack-first", "-z", f"stack-size={_STACK_BYTES}", "--strip-all", "--export=__heap_base",
-            *[f"--export={s}" for s in exported], "-o", made, *objects)
+        zig("wasm-ld", "--no-entry", "--stack-first", "-z", f"stack-size={_STACK_BYTES}", "--strip-all",
+            "--export=__heap_base", *[f"--export={s}" for s in exported], "-o", made, *objects)
         return
     command = ["cc", "-target", on, "-shared", "-nostdlib", "-s", *target.link]
     if "windows" in on:
         names = work / "exports.def"
         names.write_text("EXPORTS\n" + "".join(f"    {s}\n" for s in exported), "utf-8")
         command += ["-lcompiler_rt", f"-Wl,--out-implib={made.with_suffix('.lib')}", str(names)]  # ___chkstk_ms
-    elif "macos" in on:
+    elif "macos" in on:  # zig's linker for it has no list of exports: the kernels, which have the prefix, show too
         command.append(f"-Wl,-install_name,@rpath/{made.name}")
     else:
         names = work / "exports.map"
@@ -95,7 +101,7 @@ def link_shared(objects: list[Path], target: Target, exported: list[str], made: 
     zig(*command, *objects, "-o", made, cwd=work)
 
 
-def _link_threads(out_dir: Path, target: Target, made: Path) -> None:
+def _link_threads(source: Path, target: Target, made: Path) -> None:
     """ek_threads as a library, with the system's libc."""
-    zig("cc", "-target", triple(target), "-mcpu=baseline", "-shared", "-std=c11", "-O2", "-fPIC", "-s", "-fno-sanitize=all",
-        "-fvisibility=hidden", f"-I{out_dir / 'include'}", out_dir / "src" / "ek_threads.c", "-o", made, cwd=made.parent)
+    zig("cc", "-target", triple(target), "-mcpu=baseline", "-shared", "-std=c11", "-O2", "-g0", "-fPIC", "-s",
+        "-fno-sanitize=all", "-fvisibility=hidden", source, "-o", made, cwd=source.parent)
