@@ -14,7 +14,6 @@ from edgekit.targets import load
 from tests.emit import tiny
 
 HERE = Path(__file__).parent
-ABI = Path(c_source.__file__).parents[2] / "runtimes" / "abi"
 STRICT = ["-Wall", "-Wextra", "-Werror", "-pedantic"]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="check.c uses POSIX threads")
 needs_gcc = pytest.mark.skipif(not shutil.which("gcc"), reason="no gcc here")
@@ -96,7 +95,7 @@ def test_sanitizers_find_nothing(two, tmp_path, sanitizer):
         (tmp_path / f"{name}.c").write_text(c_source.source(tiny.plan(name), kernels, ()))
         (tmp_path / f"{name}_kernels.c").write_text(tiny.KERNELS_C.replace("P_", f"{name}_"))
     generated = [tmp_path / f"{n}{k}.c" for n in ("tiny", "other") for k in ("", "_kernels")]
-    subprocess.run([*command, "-std=c11", "-D_POSIX_C_SOURCE=200809L", *STRICT, *flags(two), f"-I{ABI}", HERE / "check.c", *generated,
+    subprocess.run([*command, "-std=c11", "-D_POSIX_C_SOURCE=200809L", *STRICT, *flags(two), f"-I{tiny.ABI}", HERE / "check.c", *generated,
                     two / "tiny" / "src" / "ek_threads.c", "-o", tmp_path / "check"], check=True)
     check(tmp_path / "check", two)
 
@@ -122,5 +121,5 @@ int main(void)
     return tiny_init(&m, weights, sizeof weights, arena, sizeof arena, NULL) == EK_CPU ? 0 : 1;
 }
 """)
-    zig("cc", "-std=c11", "-O1", *flags(two), f"-I{ABI}", tmp_path / "main.c", tmp_path / "tiny.c", tmp_path / "host.o", "-o", tmp_path / "a")
+    zig("cc", "-std=c11", "-O1", *flags(two), f"-I{tiny.ABI}", tmp_path / "main.c", tmp_path / "tiny.c", tmp_path / "host.o", "-o", tmp_path / "a")
     assert subprocess.run([tmp_path / "a"], check=False).returncode == 0

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgekit.exporters.emit import c_source
 from edgekit.exporters.emit.compile import Compiled, Symbol
 from edgekit.exporters.emit.link import emit_target
 from edgekit.exporters.emit.weights import pack_weights
@@ -20,6 +21,7 @@ from edgekit.exporters.lower.plan import Buffer, Entry, Plan, Port, Ref, State, 
 from edgekit.runtimes.abi.names import model_name
 from edgekit.targets import Target, load
 
+ABI = Path(c_source.__file__).parents[2] / "runtimes" / "abi"  # where the headers are
 ROWS, COLUMNS = 64, 256
 W = np.array([1, 2, 3, 4], np.float32)
 
