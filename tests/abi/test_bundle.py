@@ -22,7 +22,8 @@ MANIFEST = {
     "entries": [{"name": "run", "inputs": [PORT], "outputs": [PORT], "states": [], "layers": []}],
     "targets": {"host": {"files": ["host/libtiny.so"], "code_bytes": 9, "verified": None, "cpu_features": []}},
 }
-FILES = {"weights.bin": b"\x00\x01" * 64, "host/libtiny.so": b"\x7fELF code", "include/tiny.h": b"", "model.onnx": b"graph"}
+FILES = {"weights.bin": b"\x00\x01" * 64, "host/libtiny.so": b"\x7fELF code", "include/tiny.h": b"",
+         "model.onnx": b"graph"}
 
 
 @pytest.fixture
@@ -75,7 +76,8 @@ def test_the_same_bytes_every_time(tmp_path):
 
 
 def test_sha256sum_can_check_it(made):
-    assert (made / "manifest.sha256").read_text() == hashlib.sha256((made / "manifest.json").read_bytes()).hexdigest() + "  manifest.json\n"
+    digest = hashlib.sha256((made / "manifest.json").read_bytes()).hexdigest()
+    assert (made / "manifest.sha256").read_text() == f"{digest}  manifest.json\n"
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -192,8 +194,8 @@ def test_a_pipe_does_not_hang(made):
         bundle.read(made)
 
 
-BAD_NAMES = ["../x", "/x", "a/../x", "a\\x", "C:/x", "a//b", "", ".", "..", ".hidden", "a/", "nul", "COM1.txt", "a.", "a b", "a\0b",
-             "é", "x" * 300, "a/" * 9 + "b", "manifest.json", "manifest.sha256", "-rf"]
+BAD_NAMES = ["../x", "/x", "a/../x", "a\\x", "C:/x", "a//b", "", ".", "..", ".hidden", "a/", "nul", "COM1.txt", "a.",
+             "a b", "a\0b", "é", "x" * 300, "a/" * 9 + "b", "manifest.json", "manifest.sha256", "-rf"]
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
@@ -234,19 +236,21 @@ def test_zips_with_links_bombs_and_doubles(tmp_path):
 
 
 def test_manifests_that_are_not_json(made):
-    for text in (b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"format": 1, "format": 1}', b"[" * 100_000, b'{"format": NaN}',
-                 b'{"format": 1' + b"0" * 5000 + b"}"):
+    for text in (b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"format": 1, "format": 1}', b"[" * 100_000,
+                 b'{"format": NaN}', b'{"format": 1' + b"0" * 5000 + b"}"):
         reseal(made, text)
         with pytest.raises(BundleError):
             bundle.read(made)
 
 
 @pytest.mark.parametrize("field, value, word", [
-    ("format", 2, "upgrade"), ("format", 0, "version"), ("format", "1", "version"), ("format", True, "version"), ("format", None, "version"),
-    ("name", "", "name"), ("name", 3, "name"), ("entries", [], "entries"), ("entries", {}, "entries"), ("entries", [3], "entry"),
-    ("entries", [{"name": "a"}], "inputs"), ("entries", MANIFEST["entries"] * 2, "one name"), ("arena_bytes", -1, "arena"),
-    ("arena_bytes", 1.5, "arena"), ("weights_bytes", True, "weights"), ("state_bytes", 1 << 60, "state"), ("targets", [], "targets"),
-    ("targets", {"host": {}}, "targets"), ("files", None, "files"), ("files", {"a": "b"}, "hash"), ("files", {"a": "0" * 64, "A": "0" * 64}, "case"),
+    ("format", 2, "upgrade"), ("format", 0, "version"), ("format", "1", "version"), ("format", True, "version"),
+    ("format", None, "version"), ("name", "", "name"), ("name", 3, "name"), ("entries", [], "entries"),
+    ("entries", {}, "entries"), ("entries", [3], "entry"), ("entries", [{"name": "a"}], "inputs"),
+    ("entries", MANIFEST["entries"] * 2, "one name"), ("arena_bytes", -1, "arena"), ("arena_bytes", 1.5, "arena"),
+    ("weights_bytes", True, "weights"), ("state_bytes", 1 << 60, "state"), ("targets", [], "targets"),
+    ("targets", {"host": {}}, "targets"), ("files", None, "files"), ("files", {"a": "b"}, "hash"),
+    ("files", {"a": "0" * 64, "A": "0" * 64}, "case"),
     ("entries", [{**MANIFEST["entries"][0], "inputs": [{**PORT, "dtype": "complex64"}]}], "inputs"),
     ("entries", [{**MANIFEST["entries"][0], "outputs": [{**PORT, "shape": [-1]}]}], "outputs"),
     ("entries", [{**MANIFEST["entries"][0], "states": ["h"]}], "states"),
@@ -293,14 +297,18 @@ def test_what_is_no_bundle_is_never_overwritten(tmp_path):
     assert (home / "letter").read_text() == "dear"
 
 
-FAULTS = {"full": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "denied": PermissionError(errno.EACCES, "Permission denied"),
+FAULTS = {"full": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "denied": PermissionError(errno.EACCES, "Denied"),
           "interrupt": KeyboardInterrupt()}
+
+
+CALLS = {"write_bytes": (Path, "write_bytes"), "copyfile": (shutil, "copyfile"), "fsync": (os, "fsync"),
+         "rename": (os, "rename")}
 
 
 @pytest.mark.parametrize("name", ["m.ekb", "m.zip"])
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("call, old", [*((c, o) for c in ("write_bytes", "copyfile", "fsync", "rename") for o in (False, True)),
-                                       ("second rename", True)])
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("old", [False, True])
 def test_all_or_nothing(tmp_path, monkeypatch, name, fault, call, old):
     """Whatever fails, wherever: what was there stays, and nothing else is left."""
     source = tmp_path / "source"
@@ -309,14 +317,13 @@ def test_all_or_nothing(tmp_path, monkeypatch, name, fault, call, old):
     path.parent.mkdir()
     if old:
         bundle.write(path, MANIFEST, FILES)
-    owner, attribute = {"write_bytes": (Path, "write_bytes"), "copyfile": (shutil, "copyfile"), "fsync": (os, "fsync")}.get(call, (os, "rename"))
-    real, left = getattr(owner, attribute), [1 if call == "second rename" else 0]
+    owner, attribute = CALLS[call]
+    real, calls = getattr(owner, attribute), []
 
     def failing(*args, **kwargs):
-        if left[0] == 0:
-            left[0] -= 1
+        calls.append(args)
+        if len(calls) == (2 if call == "rename" and old else 1):  # what was there has just been moved aside
             raise FAULTS[fault]
-        left[0] -= 1
         return real(*args, **kwargs)
     monkeypatch.setattr(owner, attribute, failing)
     with pytest.raises(KeyboardInterrupt if fault == "interrupt" else InputError) as caught:

@@ -309,7 +309,8 @@ static void bad_init(const uint8_t *weights, const void *others)
     WANT(EK_WEIGHTS_SIZE, tiny_init(&m, w, n + 1, arena, a, NULL));
     for (size_t k = 0; k < n; k++) { /* a changed bit anywhere */
         w[k] ^= (uint8_t)(1u << k % 8);
-        WANT(k < 8 ? EK_WEIGHTS_MAGIC : k < 12 ? EK_WEIGHTS_VERSION : EK_WEIGHTS_CHECKSUM, tiny_init(&m, w, n, arena, a, NULL));
+        WANT(k < 8 ? EK_WEIGHTS_MAGIC : k < 12 ? EK_WEIGHTS_VERSION : EK_WEIGHTS_CHECKSUM,
+             tiny_init(&m, w, n, arena, a, NULL));
         w[k] ^= (uint8_t)(1u << k % 8);
     }
     WANT(EK_OK, tiny_init(&m, w, n, arena, a, NULL));

@@ -20,14 +20,15 @@ from edgekit.runtimes.abi.names import entry_names, model_name, parameter_names
 from tests.emit import tiny
 
 ODD = st.text(max_size=20) | st.sampled_from([
-    "", "int", "class", "a b", "a-b", "7seas", "ek_run", "EK_OK", "Ünï", "模型", "*/ #error", "x\\\nint y;", "??/", "m", "in", "NULL",
-    "size_t", "linux", "main", "printf", "tiny", "tiny_run", "x" * 100, "_", "__x", "a..b", "I", "\0", "model.1/conv"])
+    "", "int", "class", "a b", "a-b", "7seas", "ek_run", "EK_OK", "Ünï", "模型", "*/ #error", "x\\\nint y;", "??/", "m",
+    "in", "NULL", "size_t", "linux", "main", "printf", "tiny", "tiny_run", "x" * 100, "_", "__x", "a..b", "I", "\0",
+    "model.1/conv"])
 
 
 @pytest.mark.parametrize("given_name, expected", [
     ("forecaster", "forecaster"), ("Mobile Net-v1", "Mobile_Net_v1"), ("7seas", "model_7seas"), ("int", "int_model"),
-    ("printf", "printf_model"), ("ek_status", "model_ek_status"), ("Réseau", "Reseau"), ("模型", "model"), ("", "model"),
-    ("__a__b__", "a_b"), ("uint8_t", "uint8_t_model"), ("class", "class_model")])
+    ("printf", "printf_model"), ("ek_status", "model_ek_status"), ("Réseau", "Reseau"), ("模型", "model"),
+    ("", "model"), ("__a__b__", "a_b"), ("uint8_t", "uint8_t_model"), ("class", "class_model")])
 def test_model_names(given_name, expected):
     assert model_name(given_name) == expected
 
@@ -49,7 +50,8 @@ def test_names_are_distinct_identifiers(names):
 
 
 @settings(max_examples=15, deadline=None)
-@given(name=ODD, entries=st.lists(ODD, min_size=3, max_size=3, unique=True), ports=st.lists(ODD, min_size=6, max_size=6))
+@given(name=ODD, entries=st.lists(ODD, min_size=3, max_size=3, unique=True),
+       ports=st.lists(ODD, min_size=6, max_size=6))
 def test_any_names_compile_cleanly(tmp_path_factory, name, entries, ports):
     """Whatever a model, its entries and its inputs are called: clean C99 and C++ among the common headers."""
     folder = tmp_path_factory.mktemp("names")
@@ -64,8 +66,9 @@ def test_any_names_compile_cleanly(tmp_path_factory, name, entries, ports):
     kernels = {k: Symbol(f"{c_name}_k{i}", u) for i, (k, u) in enumerate(tiny.UNITS.items())}
     (folder / f"{c_name}.h").write_text(c_source.header(plan))
     (folder / "source.c").write_text(c_source.source(plan, kernels, ()))
-    (folder / "app.c").write_text(f'#include <math.h>\n#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n#include <time.h>\n'
-                                  f'#include <unistd.h>\n#include "{c_name}.h"\nint main(void) {{ static {c_name} m; return {c_name}_reset(&m); }}')
+    common = "".join(f"#include <{h}.h>\n" for h in ("math", "stdio", "stdlib", "string", "time", "unistd"))
+    (folder / "app.c").write_text(f'{common}#include "{c_name}.h"\n'
+                                  f"int main(void) {{ static {c_name} m; return {c_name}_reset(&m); }}\n")
     abi = f"-I{tiny.ABI}"
     strict = ["-Wall", "-Wextra", "-Werror", "-pedantic"]
     zig("cc", "-std=c99", *strict, abi, "-c", folder / "app.c", "-o", folder / "app.o")
@@ -76,8 +79,8 @@ def test_any_names_compile_cleanly(tmp_path_factory, name, entries, ports):
 def test_the_header_says_what_a_reader_needs():
     text = c_source.header(tiny.plan())
     for line in ("#define TINY_ARENA_BYTES 131456u", "#define TINY_WEIGHTS_BYTES 256u", "#define TINY_STATE_BYTES 56u",
-                 " * in  1  count: int64 scalar", " * out 0  y: float32 [4]", " *   h: float32 [4]", "const uint8_t flag[2],",
-                 "float y[64 * 256])"):
+                 " * in  1  count: int64 scalar", " * out 0  y: float32 [4]", " *   h: float32 [4]",
+                 "const uint8_t flag[2],", "float y[64 * 256])"):
         assert line in text, line
     assert "evil" not in text.replace("/mul __ evil_", "")
 

@@ -5,17 +5,14 @@
     wide  (x [64, 256]) -> (y [64, 256])        y = w[j % 4] * x, by 64 units
     in    (x [4]) -> (x [4])                    w * x: names that need care in C
 """
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from edgekit.exporters.emit import c_source
 from edgekit.exporters.emit.compile import Compiled, Symbol
-from edgekit.exporters.emit.link import emit_target
+from edgekit.exporters.emit.link import compile_c, emit_target
 from edgekit.exporters.emit.weights import pack_weights
-from edgekit.exporters.emit.zig import triple
 from edgekit.exporters.kernels.spec import Map, Op, Tensor
 from edgekit.exporters.lower.plan import Buffer, Entry, Plan, Port, Ref, State, Step
 from edgekit.runtimes.abi.names import model_name
@@ -71,8 +68,9 @@ def plan(name: str = "tiny") -> Plan:
     def at(number: int, name: str, dtype: str, *shape: int) -> Buffer:
         nbytes = int(np.prod(shape)) * {"float32": 4, "int64": 8, "bool": 1}[dtype]
         return Buffer(name, dtype, shape, "arena", 256 + 128 * number, nbytes)
-    run = Entry("run", (Port("x", "float32", (4,), "x"), Port("count", "int64", (), "n"), Port("flag", "bool", (2,), "f")),
-                (Port("y", "float32", (4,), "y"), Port("total", "int64", (), "total"), Port("flags", "bool", (2,), "g")),
+    ins = Port("x", "float32", (4,), "x"), Port("count", "int64", (), "n"), Port("flag", "bool", (2,), "f")
+    outs = Port("y", "float32", (4,), "y"), Port("total", "int64", (), "total"), Port("flags", "bool", (2,), "g")
+    run = Entry("run", ins, outs,
                 (Step("/add", "Add", ADD, (Ref("h"), Ref("x"), Ref("h2"))),
                  Step("/mul */ evil\\", "Mul", MUL, (Ref("h2"), Ref("w", 4), Ref("y"))),
                  Step("/count", "Add", COUNT, (Ref("seen"), Ref("n"), Ref("total"))),
@@ -101,12 +99,10 @@ def weights(name: str = "tiny", scale: float = 1) -> bytes:
 def compiled(folder: Path, target: Target, name: str = "tiny") -> Compiled:
     """The kernels as object files."""
     prefix = model_name(name)
-    source, made = folder / f"{target.name}.c", folder / f"{target.name}.o"
+    source = folder / f"{target.name}.c"
     source.write_text(KERNELS_C.replace("P_", prefix + "_"), "utf-8")
-    flags = ["-fPIC"] if not target.triple.startswith("wasm32") and "windows" not in target.triple else []
-    subprocess.run([sys.executable, "-m", "ziglang", "cc", "-target", triple(target), "-O2", "-g0", "-ffreestanding", *flags,
-                    "-fno-stack-protector", "-fno-sanitize=all", "-c", str(source), "-o", str(made)], check=True)
-    return Compiled((made,), {k: Symbol(f"{prefix}_k{i}", u) for i, (k, u) in enumerate(UNITS.items())})
+    symbols = {k: Symbol(f"{prefix}_k{i}", u) for i, (k, u) in enumerate(UNITS.items())}
+    return Compiled((compile_c(source, target),), symbols)
 
 
 def emit(folder: Path, target: str = "host", name: str = "tiny", scale: float = 1) -> Path:

@@ -1,4 +1,4 @@
-"""NAME.h and NAME.c from the plan: the header is the same for every target, the source differs in units and CPU bits."""
+"""NAME.h and NAME.c from the plan: one header for all targets; a source a target, with its units and CPU bits."""
 import math
 from collections.abc import Mapping, Sequence
 
@@ -50,7 +50,8 @@ typedef struct {name} {{
     ek_model model_;
 }} {name};
 
-/* weights: weights.bin, {upper}_WEIGHTS_BYTES; arena: {upper}_ARENA_BYTES; both aligned to EK_ALIGN. threads: or NULL. */
+/* weights: weights.bin, {upper}_WEIGHTS_BYTES; arena: {upper}_ARENA_BYTES; both aligned to EK_ALIGN bytes.
+ * threads: NULL for one thread. */
 EK_API ek_status {name}_init({name} *m, const void *weights, size_t weights_bytes, void *arena, size_t arena_bytes,
     const ek_parallel *threads);
 {_state_comment(plan)}
@@ -78,7 +79,8 @@ def source(plan: Plan, symbols: Mapping[Kernel, Symbol], features: Sequence[str]
     parts += [f"void {k}({'void *, ' * n}int32_t, int32_t, int32_t);\n" for k, n in kernels.items()]
     parts += [_entry_source(plan, e, i, symbols) for i, e in enumerate(plan.entries)]
     parts += ["\n", _ports("ek_states_", [(states[s.buffer], s.dtype) for s in plan.states])]
-    parts.append(_table("ek_cpu_bit", "ek_cpu_", [f"{leaf:#x}u, {sub}, {reg}, {bit}" for leaf, sub, reg, bit in cpuid_bits(features)]))
+    parts.append(_table("ek_cpu_bit", "ek_cpu_", [f"{leaf:#x}u, {subleaf}, {register}, {bit}"
+                                                  for leaf, subleaf, register, bit in cpuid_bits(features)]))
     parts.append(_table("ek_entry", "ek_entries_", [
         ", ".join([*(_name_or_null(f"ek_{k}_{i}", rows) for k, rows in _entry_tables(e)),
                    *(f"{len(rows)}" for _, rows in _entry_tables(e))]) for i, e in enumerate(plan.entries)]))
@@ -97,7 +99,10 @@ ek_status {name}_init({name} *m, const void *weights, size_t weights_bytes, void
 
 ek_status {name}_reset({name} *m) {{ return ek_reset(&ek_program_, (ek_model *)m); }}
 
-ek_status {name}_save({name} *m, void *state, size_t bytes) {{ return ek_save(&ek_program_, (ek_model *)m, state, bytes); }}
+ek_status {name}_save({name} *m, void *state, size_t bytes)
+{{
+    return ek_save(&ek_program_, (ek_model *)m, state, bytes);
+}}
 
 ek_status {name}_restore({name} *m, const void *state, size_t bytes)
 {{
@@ -133,11 +138,13 @@ def _entry_header(name: str, entry: Entry, end: str) -> str:
     lines = [f"{'in ' if k < n else 'out'} {k if k < n else k - n}  {names[k]}: {p.dtype} {_shape(p)}"
              + ("" if names[k] == p.name else f", called {_comment(p.name)}") for k, p in enumerate(ports)]
     about = "\n * ".join([f"Entry {_comment(entry.name)}.", *lines])
-    params = [f"{name} *m", *(f"{'const ' * (k < n)}{_c_type(p)} {names[k]}[{_extent(p)}]" for k, p in enumerate(ports))]
+    params = [f"{name} *m", *(f"{'const ' * (k < n)}{_c_type(p)} {names[k]}[{_extent(p)}]"
+                              for k, p in enumerate(ports))]
     views = [f"{{(void *){x}, {_nbytes(p)}u, EK_{p.dtype.upper()}}}" for p, x in zip(ports, names)]
     body = "".join(_call(f"    const ek_view ek_{kind}[{len(some)}] = {{", some, "};\n")
                    for kind, some in (("in", views[:n]), ("out", views[n:])) if some)
-    given = ", ".join(f"{'ek_' + kind if count else 'NULL'}, {count}" for kind, count in (("in", n), ("out", len(ports) - n)))
+    given = ", ".join(f"{'ek_' + kind if count else 'NULL'}, {count}"
+                      for kind, count in (("in", n), ("out", len(ports) - n)))
     return f"""
 /* {about} */
 EK_API ek_status {name}_run{end}({name} *m, const ek_view *in, size_t n_in, const ek_view *out, size_t n_out);
@@ -159,7 +166,8 @@ def _state_comment(plan: Plan) -> str:
     if not plan.states:
         return "\n/* The model keeps no state: these three do nothing, correctly. */"
     lines = "".join(f"\n *   {_comment(s.name)}: {s.dtype} {_dims(s.shape)}" for s in plan.states)
-    return f"\n/* State kept from call to call, zero at first; save and restore take {model_name(plan.name).upper()}_STATE_BYTES:{lines} */"
+    size = f"{model_name(plan.name).upper()}_STATE_BYTES"
+    return f"\n/* State kept from call to call, zero at first; save and restore take {size}:{lines} */"
 
 
 def _entry_comment(index: int, entry: Entry) -> str:
@@ -249,7 +257,7 @@ def _ordered_updates(entry: Entry, buffers: Mapping[str, Buffer]) -> list[tuple[
     while waiting:
         free = next((u for u in waiting if all(u is other or u[0] != other[1] for other in waiting)), None)
         if free is None:
-            raise UnsupportedError("states that exchange their values", where=entry.name, fix="copy one of them in the model")
+            raise UnsupportedError("states that exchange their values", where=entry.name, fix="copy one in the model")
         waiting.remove(free)
         if free[0] != free[1]:
             ordered.append((buffers[free[0]], buffers[free[1]]))

@@ -36,7 +36,8 @@ def pack_weights(plan: Plan, weights: Mapping[str, np.ndarray]) -> bytes:
         array = weights.get(c.name)
         if array is None or str(array.dtype) != c.dtype or array.shape != c.shape or array.nbytes != c.nbytes:
             found = "missing" if array is None else f"{array.dtype}{list(array.shape)}"
-            raise InputError(f"constant {c.name!r} is {found}, the plan wants {c.dtype}{list(c.shape)}", where=plan.name)
+            raise InputError(f"constant {c.name!r} is {found}, the plan wants {c.dtype}{list(c.shape)}",
+                             where=plan.name)
         if c.offset % 64 or c.offset + c.nbytes > plan.weights_bytes:
             raise InputError(f"constant {c.name!r} lies outside the weights", where=plan.name)
         payload[c.offset:c.offset + c.nbytes] = array.astype(array.dtype.newbyteorder("<")).tobytes()

@@ -1,4 +1,4 @@
-"""The one place that calls the C compiler, archiver and linkers: the `ziglang` wheel, for every target and no network."""
+"""The one place that calls the C compiler, archiver and linkers: the `ziglang` wheel, for every target, offline."""
 import functools
 import os
 import subprocess

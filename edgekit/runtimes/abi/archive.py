@@ -20,6 +20,7 @@ COUNT_LIMIT = 10_000        # files of a bundle
 _RATIO, _SMALL = 200, 64 << 20  # unpacked bytes: as many times the zip's own, or this much whatever the ratio
 _MARK = struct.pack("<HH4s", 0x6B65, 4, b"ekb1")  # an extra field, "ek"
 _WORDS = b"edgekit sha256 "
+_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, OverflowError, RuntimeError, KeyError)
 _AGAIN = "copy or export the bundle again"
 
 
@@ -53,7 +54,7 @@ def unpack(path: Path, folder: Path) -> None:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     with z.open(info) as source, target.open("xb") as out:
                         shutil.copyfileobj(source, out)
-    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, OverflowError, RuntimeError, KeyError) as e:
+    except _DAMAGE as e:
         raise BundleError(f"not a bundle folder nor a sound zip file: {e}", where=str(path), fix=_AGAIN) from None
 
 
@@ -82,8 +83,7 @@ def _check_seal(path: Path) -> None:
         end = f.read()
     if _MARK not in head and _WORDS not in end:
         return
-    sealed = len(end) == tail + 2 and end[:2] == struct.pack("<H", tail) and end[2:] == _WORDS + _hash(path, size - tail - 2)
-    if not sealed:
+    if end != struct.pack("<H", tail) + _WORDS + _hash(path, size - tail - 2):
         raise BundleError("the zip file is damaged", where=str(path), fix=_AGAIN)
 
 

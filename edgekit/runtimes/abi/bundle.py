@@ -35,7 +35,7 @@ class BundleFiles:
     def file(self, name: str) -> Path:
         """Path of a file that the manifest lists; BundleError if there is none of that name."""
         if name not in self.manifest["files"]:
-            raise BundleError(f"the bundle has no file {name!r}", where=str(self.root), fix="export it again with that part")
+            raise BundleError(f"the bundle has no file {name!r}", where=str(self.root), fix="export it with that part")
         return self.root / name
 
 
@@ -95,7 +95,8 @@ def _walk(root: Path, where: str) -> Iterator[tuple[str, Path]]:
                 yield name, path
 
 
-def write(path: str | Path, manifest: Mapping[str, Any], files: Mapping[str, Path | bytes], overwrite: bool = False) -> BundleFiles:
+def write(path: str | Path, manifest: Mapping[str, Any], files: Mapping[str, Path | bytes],
+          overwrite: bool = False) -> BundleFiles:
     """Writes a bundle: a folder, or one zip file when the name ends in .zip.
 
     manifest: all fields but `format` and `files`, which are filled in here. files: name -> content or the file to copy.
@@ -137,7 +138,7 @@ def check_free(path: str | Path, overwrite: bool = False) -> None:
     if path.is_symlink() or not (_is_bundle(path) or (path.is_dir() and not any(path.iterdir()))):
         raise ExistsError("something that is not a bundle is there", where=str(path), fix="choose another output")
     if not overwrite:
-        raise ExistsError("the output exists", where=str(path), fix="choose another output, or overwrite with --overwrite")
+        raise ExistsError("the output exists", where=str(path), fix="choose another output, or --overwrite")
 
 
 def _is_bundle(path: Path) -> bool:
@@ -200,5 +201,6 @@ def _said(path: Path, doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        fix = "free some space or choose another disk" if e.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)) else "check the path and its permissions"
+        full = e.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))
+        fix = "free some space or choose another disk" if full else "check the path and its permissions"
         raise InputError(f"cannot {doing}: {e.strerror or e}", where=str(path), fix=fix) from e

@@ -1,8 +1,8 @@
 """CRC-32C (Castagnoli, RFC 3720 B.4) of large data in numpy.
 
 The data is cut into many equal pieces whose CRCs advance side by side, one byte of each at a time; the pieces are then
-joined pairwise, for a CRC is linear over GF(2): crc(a + b) = shift(crc(a), len(b)) ^ crc(b) without the complements, and
-shift is a 32 x 32 bit matrix (the method of zlib's crc32_combine, Mark Adler).
+joined pairwise, for a CRC is linear over GF(2): crc(a + b) = shift(crc(a), len(b)) ^ crc(b) without the complements,
+and shift is a 32 x 32 bit matrix (the method of zlib's crc32_combine, Mark Adler).
 """
 import functools
 

@@ -19,19 +19,20 @@
  *
  * NAME_run and NAME_predict are the first entry; a further entry E has NAME_run_E and NAME_predict_E.
  *
- * init     Checks everything below, zeroes the arena, and makes the instance usable. weights and arena must be aligned to
- *          EK_ALIGN bytes, must not overlap, and must stay where they are, the weights unchanged, while the instance is
- *          used; they are never freed here. weights may be a read-only mapping and may be shared by any number of
- *          instances. *threads is copied; NULL: one thread. After an error the instance is not initialised. Calling init
- *          again is allowed and starts afresh; while a call is running in the instance it returns EK_BUSY (to start over
- *          after a call that never came back, zero the instance first).
- * run      in and out are the inputs and outputs in the order of NAME.h: row-major, densely packed, in the byte order of
- *          the machine. Each view's bytes and dtype must be exactly those of the model. Data needs no alignment and is
- *          not kept. Inputs are copied in first and outputs written last, so an output may be the memory of an input;
- *          on any error no output is touched and no state changes. Recurrent state advances when run returns EK_OK.
+ * init     Checks everything below, zeroes the arena, and makes the instance usable. weights and arena must be
+ *          aligned to EK_ALIGN bytes, must not overlap, and must stay where they are, the weights unchanged, while
+ *          the instance is used; they are never freed here. weights may be a read-only mapping and may be shared by
+ *          any number of instances. *threads is copied; NULL: one thread. After an error the instance is not
+ *          initialised. Calling init again is allowed and starts afresh; while a call is running in the instance it
+ *          returns EK_BUSY (to start over after a call that never came back, zero the instance first).
+ * run      in and out are the inputs and outputs in the order of NAME.h: row-major, densely packed, in the byte order
+ *          of the machine. Each view's bytes and dtype must be exactly those of the model. Data needs no alignment
+ *          and is not kept. Inputs are copied in first and outputs written last, so an output may be the memory of an
+ *          input; on any error no output is touched and no state changes. Recurrent state advances when run returns
+ *          EK_OK.
  * reset    State as after init: all zeros.
- * save     Writes the state with a header and a checksum; bytes must be at least NAME_STATE_BYTES. A saved state fits the
- *          same model on every target of its bundle.
+ * save     Writes the state with a header and a checksum; bytes must be at least NAME_STATE_BYTES. A saved state fits
+ *          the same model on every target of its bundle.
  * restore  Refuses, with EK_STATE, what save did not write for this very model; the state is then unchanged.
  * load     Copies inputs in, as run does, and stops there.
  * steps    Runs steps [from, to) of an entry on what lies in the arena: load, then steps 0..n one by one, is what run
@@ -44,10 +45,11 @@
  * An instance that was never initialised, or was copied or moved, or belongs to another model, is noticed
  * (EK_NOT_INITIALIZED), by a 64-bit word that holds the model and the instance's own address.
  *
- * Not promised: that a pointer is noticed which is neither NULL nor valid memory of the size given with it; that damage
- * to weights, arena or instance after init is noticed; that a bool input holding other bytes than 0 and 1 means
- * anything; that results are the same to the last bit on different targets. EK_WEIGHTS_CHECKSUM is about accidents, not
- * attackers: weights.bin deserves the same trust as code.
+ * Not promised: that data of a view which lies in the arena, the weights or the instance is noticed; that a pointer
+ * is noticed which is neither NULL nor valid memory of the size given with it; that damage to weights, arena or
+ * instance after init is noticed; that a bool input holding other bytes than 0 and 1 means anything; that results are
+ * the same to the last bit on different targets. EK_WEIGHTS_CHECKSUM is about accidents, not attackers: weights.bin
+ * deserves the same trust as code.
  */
 #ifndef EDGEKIT_H
 #define EDGEKIT_H
@@ -99,7 +101,8 @@ static inline const char *ek_status_string(ek_status status)
     return "unknown status";
 }
 
-/* Element types; the values are those of ONNX's TensorProto.DataType. Halves are passed as uint16_t, bools as uint8_t. */
+/* Element types; the values are those of ONNX's TensorProto.DataType. Halves are passed as uint16_t, bools as
+ * uint8_t. */
 typedef enum ek_dtype {
     EK_FLOAT32 = 1,
     EK_UINT8 = 2,

@@ -1,8 +1,8 @@
 /* CRC-32C (Castagnoli; RFC 3720 appendix B.4: reflected 0x82f63b78, initial and final complement).
  *
- * By instruction where there is one: SSE4.2 is asked for at run time, ARMv8's is used when the target's processor has it
- * (ARM has no portable way to ask without an operating system). Otherwise slicing by four over tables made on the stack:
- * 4 KB for the time of one call instead of 4 KB in every library. */
+ * By instruction where there is one: SSE4.2 is asked for at run time, ARMv8's is used when the target's processor has
+ * it (ARM has no portable way to ask without an operating system). Otherwise slicing by four over tables made on the
+ * stack: 4 KB for the time of one call instead of 4 KB in every library. */
 #ifndef EK_CRC32C_H
 #define EK_CRC32C_H
 

@@ -3,7 +3,8 @@
  * Included by generated code only, never by apps: see edgekit.h for what the functions promise. Freestanding C11 with
  * the GNU builtins of GCC and Clang; of libc it needs memcpy and memset.
  *
- * A program is data: entries are tables of steps, a step is a function over (weights, arena) and its number of units. */
+ * A program is data: entries are tables of steps, a step is a function over (weights, arena) and its number of units.
+ * */
 #ifndef EK_RUNTIME_H
 #define EK_RUNTIME_H
 
@@ -39,7 +40,7 @@ typedef struct ek_entry {
     uint32_t n_in, n_out, n_steps, n_updates;
 } ek_entry;
 
-typedef struct ek_cpu_bit { /* a processor feature that the kernels use: bit of register eax..edx = 0..3 of a cpuid leaf */
+typedef struct ek_cpu_bit { /* a processor feature that kernels use: a bit of eax..edx = 0..3 of a cpuid leaf */
     uint32_t leaf, subleaf, reg, bit;
 } ek_cpu_bit;
 

@@ -1,7 +1,8 @@
-/* See ek_threads.h. A job is one parallel_for; its units are handed out in chunks by an atomic counter, so slow and fast
- * cores both stay busy. Threads look for the next job for some microseconds, for a model's layers follow closely, and
- * then sleep. */
-#if defined(_WIN32)
+/* See ek_threads.h. A job is one parallel_for; its units are handed out in chunks by an atomic counter, so slow and
+ * fast cores both stay busy. Threads look for the next job for some microseconds, for a model's layers follow
+ * closely, and then sleep. */
+#if defined(EK_API)
+#elif defined(_WIN32)
 #define EK_API __declspec(dllexport)
 #elif defined(__GNUC__)
 #define EK_API __attribute__((visibility("default")))
@@ -76,9 +77,9 @@ static void ek_yield(void) { sched_yield(); }
 
 enum { EK_SPINS = 4000, EK_CHUNKS = 4 }; /* looks before sleeping; chunks of a job for each thread */
 
-/* The job at work is one word, number << 32 | first unit not handed out, so that a chunk is claimed by one exchange that
- * fails if the job has changed. While the low half is EK_CLOSED nobody looks at task, arg, units and chunk. The caller
- * waits for units, not for threads: one that sleeps through a job delays nothing. */
+/* The job at work is one word, number << 32 | first unit not handed out, so that a chunk is claimed by one exchange
+ * that fails if the job has changed. While the low half is EK_CLOSED nobody looks at task, arg, units and chunk. The
+ * caller waits for units, not for threads: one that sleeps through a job delays nothing. */
 #define EK_CLOSED 0xffffffffu
 
 struct ek_threads {

@@ -24,7 +24,8 @@ EK_API ek_threads *ek_threads_create(int threads);
 /* What init wants; valid until the pool is destroyed. NULL for NULL: one thread. */
 EK_API const ek_parallel *ek_threads_parallel(const ek_threads *pool);
 
-/* Ends the pool's threads and frees it. No model may be running on it. NULL is allowed. A pool does not survive fork(). */
+/* Ends the pool's threads and frees it. No model may be running on it. NULL is allowed. A pool does not survive
+ * fork(). */
 EK_API void ek_threads_destroy(ek_threads *pool);
 
 /* One pool may serve several models. While it works for one of them, another one runs on its own thread alone. */

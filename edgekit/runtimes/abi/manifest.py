@@ -10,7 +10,8 @@ FORMAT = 1
 _AGAIN = "export the bundle again"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 _WINDOWS = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
-_DTYPES = frozenset(["float32", "float64", "float16", "bfloat16", "bool", *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64))])
+_DTYPES = frozenset(["float32", "float64", "float16", "bfloat16", "bool",
+                     *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64))])
 _LIMIT = 1 << 48  # of any size in bytes and of any extent
 
 
@@ -38,7 +39,8 @@ def check_manifest(m: Any, where: str) -> None:
 
     need(isinstance(m, dict) and type(m.get("format")) is int, "there is no format version")
     if m["format"] > FORMAT:
-        raise BundleError(f"bundle format {m['format']}; this edgekit reads up to {FORMAT}", where=where, fix="upgrade edgekit")
+        raise BundleError(f"bundle format {m['format']}; this edgekit reads up to {FORMAT}", where=where,
+                          fix="upgrade edgekit")
     need(m["format"] >= 1, "the format version is wrong")
     need(_text(m.get("name")), "name is missing")
     for key in ("arena_bytes", "state_bytes", "weights_bytes"):
@@ -57,7 +59,7 @@ def check_manifest(m: Any, where: str) -> None:
     assert isinstance(found_files, dict)
     for name, digest in found_files.items():
         check_name(name, where)
-        need(isinstance(digest, str) and re.fullmatch(r"[0-9a-f]{64}", digest) is not None, f"the hash of {name!r} is wrong")
+        need(isinstance(digest, str) and bool(re.fullmatch(r"[0-9a-f]{64}", digest)), f"the hash of {name!r} is wrong")
     need(len({n.lower() for n in found_files}) == len(found_files), "two file names differ in case only")
 
 
