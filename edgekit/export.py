@@ -155,7 +155,7 @@ def _manifest(plan, layers: Sequence, chosen, staging: Path, loaded, vectors, sp
 
 def _verify(bundle: bundles.Bundle, chosen, progress: Progress) -> dict[str, tuple[bundles.Match, ...]]:
     """Every target that can run here against the vectors; VerificationError with the numbers where one is off."""
-    verified = {}
+    verified: dict[str, tuple[bundles.Match, ...]] = {}
     for t in chosen:
         if not t.runner:
             progress(f"{t.name}: not run here")

@@ -121,7 +121,7 @@ def save(path: Path, vectors: Vectors) -> None:
     """vectors.npz: in_NAME, expected_NAME, original_NAME, the case as axis 0."""
     arrays = {f"in_{n}": np.stack([row[n] for row in vectors.cases]) for n in vectors.cases[0]}
     arrays |= {f"expected_{n}": a for n, a in vectors.expected.items()} | {f"original_{n}": a for n, a in vectors.original.items()}
-    np.savez(path, **arrays)
+    np.savez(path, **arrays)  # type: ignore[arg-type]
 
 
 def remove(folder: Path) -> None:

@@ -2,6 +2,7 @@
 import tomllib
 from dataclasses import dataclass, replace
 from importlib import resources
+from typing import Any
 
 from edgekit.errors import InputError
 from edgekit.targets import native
@@ -38,6 +39,6 @@ def load(name: str) -> Target:
     if name not in names():
         raise InputError(f"unknown target {name!r}", fix="use one of: " + ", ".join(names()))
     raw = tomllib.loads(resources.files(__name__).joinpath(name + ".toml").read_text("utf-8"))
-    known = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+    known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
     target = Target(name=name, **known)
     return replace(target, **native.describe()) if target.cpu == "native" else target

@@ -99,8 +99,9 @@ def _run_compiler(kernels, paths, target: Target, names, progress) -> None:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH", "")]))}
     child = subprocess.Popen([sys.executable, "-P", "-m", "edgekit.exporters.emit.compiler"], stdin=subprocess.PIPE,
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
+    assert child.stdin and child.stdout and child.stderr
     log: list[bytes] = []
-    reader = threading.Thread(target=lambda: log.append(child.stderr.read()), daemon=True)
+    reader = threading.Thread(target=lambda pipe=child.stderr: log.append(pipe.read()), daemon=True)
     reader.start()
     try:
         pickle.dump((target, {n: (k, str(paths[k])) for n, k in enumerate(kernels)}), child.stdin)
@@ -134,7 +135,7 @@ def _run_compiler(kernels, paths, target: Target, names, progress) -> None:
 
 
 # LLVM's half-float helpers come weak into every object; a model's library exports nothing of the kind.
-_HELPER = re.compile(r"^\s*\.(weak|globl|weak_definition|weak_def_can_be_hidden|linkonce)\b.*_?_(extendhfsf2|truncsfhf2)\b.*\n", re.M)
+_HELPER = re.compile(r"^\s*\.(weak|globl|weak_definition|weak_def_can_be_hidden|linkonce)\b.*_?_(extendhfsf2|truncsfhf2)\b.*\n", re.MULTILINE)
 _DEBUG = re.compile(r"\s*\.(section\s+(\.debug|__DWARF|\.custom_section\.\.debug)|loc\b|cfi_sections)")
 _SECTION = re.compile(r"\s*\.(section|text|data|bss|const|build_version|subsections_via_symbols)\b")
 

@@ -55,7 +55,7 @@ def main() -> None:
         say(start=number)
         try:
             text, units = assembly(kernel, target)
-        except Exception as e:  # whatever the compiler raises becomes one message
+        except Exception as e:  # noqa: BLE001 - whatever the compiler raises becomes one message
             say(failed=number, why=f"{type(e).__name__}: {str(e).strip().splitlines()[-1] if str(e).strip() else ''}")
             continue
         part = Path(path).with_suffix(".part")

@@ -5,7 +5,7 @@ so a tile of whole vectors runs across row ends; the few sums over padding are c
 stack array until the strip is done, then exact rows go through the fused body to the output.
 """
 from contextlib import ExitStack
-from math import prod
+from math import ceil, prod
 
 from edgekit.exporters.kernels.body import address, evaluate, lanes_for, read, write
 from edgekit.exporters.kernels.loops import Code, Machine
@@ -30,15 +30,16 @@ def build_conv(k: Conv, machine: Machine):
         pitch = width
     rows, cols = _strip(k.v, height, width, pitch, machine.lanes)
     down, across = -(-height // rows), -(-width // cols)
-    strips = prod(outer) * down * across
+    axes = [*outer, down, across]
+    strips = prod(axes)
 
     def unit(u):
         g = code.let(u // code.i(strips)) if strips > 1 else u
         rest = code.let(u % code.i(strips)) if strips > 1 else code.i(0)
-        at = []
-        for extent in (*outer, down, across):  # most significant first
-            strips_below = prod((*outer, down, across)[len(at) + 1:])
-            at.append(code.let(rest // code.i(strips_below) % code.i(extent)) if extent > 1 else code.i(0))
+        at: list = []
+        for k_axis, extent in enumerate(axes):  # most significant first
+            below = prod(axes[k_axis + 1:])
+            at.append(code.let(rest // code.i(below) % code.i(extent)) if extent > 1 else code.i(0))
         offsets = _offsets(code, k, g, index)
         *front, r, c = at
         for n_rows, first_row, row_ok in _parts(code, height, rows, r):
@@ -59,10 +60,10 @@ def _strip(v: int, height: int, width: int, pitch: int, lanes: int) -> tuple[int
     """Rows and columns of a strip: as many as the stack array holds, and some balance where there are several."""
     limit = max(STRIP_FLOATS // v // lanes * lanes, lanes)
     if height == 1 or pitch > limit:
-        pieces = -(-width // limit)
-        return 1, min(width, -(-(-(-width // pieces)) // lanes) * lanes)
+        share = ceil(width / ceil(width / limit))
+        return 1, min(width, ceil(share / lanes) * lanes)
     rows = max(1, limit // pitch)
-    return min(height, -(-height // -(-height // rows))), width
+    return min(height, ceil(height / ceil(height / rows))), width
 
 
 def _parts(code: Code, extent: int, size: int, at):
@@ -118,36 +119,40 @@ def _sums(code: Code, k: Conv, x, w, bias, g, offsets, start, n_rows: int, n_col
     rows = next(d for d in (8, 7, 6, 5, 4, 3, 2, 1) if k.v % d == 0 and d * (2 if d > 1 else 1) <= code.machine.accumulators)
     wide = max(1, min(code.machine.accumulators // rows, 8 if rows == 1 else 6))
 
-    def tile(first, count):
-        for v0 in range(0, k.v, rows):
-            acc = []
-            for v in range(v0, v0 + rows):
-                b = code.let(code.load(bias, g * code.i(k.v) + code.i(v), lanes, 0))
-                acc.append([code.register("float32", lanes, b) for _ in range(count)])
+    def tile(first, count: int, v0: int):
+        """rows x count vectors of sums, from row v0 of the group and position `first` of the strip on."""
+        acc = []
+        for v in range(v0, v0 + rows):
+            start_at = code.let(code.load(bias, g * code.i(k.v) + code.i(v), lanes, 0))
+            acc.append([code.register("float32", lanes, start_at) for _ in range(count)])
 
-            def product(p):
-                at = code.let(offsets(p) + origin + first)
-                xs = [code.let(code.load(x, at + code.i(m * lanes), lanes)) for m in range(count)]
-                weights = code.let((g * code.i(k.kept) + p) * code.i(k.v))
-                for j in range(rows):
-                    wv = code.let(code.load(w, weights + code.i(v0 + j), lanes, 0))
-                    for m in range(count):
-                        acc[j][m].set(acc[j][m].value + wv * xs[m])
-            if k.kept <= UNROLLED_TAPS and k.index is None and k.v == 1:
-                for p in range(k.kept):
-                    product(code.i(p))
-            else:
-                with code.loop(k.kept) as p:
-                    product(p)
+        def product(p):
+            at = code.let(offsets(p) + origin + first)
+            xs = [code.let(code.load(x, at + code.i(m * lanes), lanes)) for m in range(count)]
+            weights = code.let((g * code.i(k.kept) + p) * code.i(k.v))
             for j in range(rows):
+                wv = code.let(code.load(w, weights + code.i(v0 + j), lanes, 0))
                 for m in range(count):
-                    code.local_store(array, acc[j][m].value, code.i((v0 + j) * length + m * lanes) + first, lanes)
+                    acc[j][m].set(acc[j][m].value + wv * xs[m])
+        if k.kept <= UNROLLED_TAPS and k.index is None and k.v == 1:
+            for p in range(k.kept):
+                product(code.i(p))
+        else:
+            with code.loop(k.kept) as p:
+                product(p)
+        for j in range(rows):
+            for m in range(count):
+                code.local_store(array, acc[j][m].value, code.i((v0 + j) * length + m * lanes) + first, lanes)
+
+    def column(first, count: int):
+        for v0 in range(0, k.v, rows):
+            tile(first, count, v0)
     whole, rest = divmod(vectors, wide)
     if whole:
         with code.loop(whole) as t:
-            tile(code.let(t * code.i(wide * lanes)), wide)
+            column(code.let(t * code.i(wide * lanes)), wide)
     if rest:
-        tile(code.i(whole * wide * lanes), rest)
+        column(code.i(whole * wide * lanes), rest)
     return array, length
 
 

@@ -1,7 +1,7 @@
 """Walking a clean ONNX graph: values by name, constants, buffers, and the steps written so far."""
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -61,7 +61,7 @@ class Builder:
     values: dict[str, Value] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     buffers: dict[str, Buffer] = field(default_factory=dict)
-    node: Node | None = None
+    node: Node = Node("", "", (), (), {})
 
     # -- what operators ask ------------------------------------------------------------------------------------------
 
@@ -141,7 +141,6 @@ class Builder:
     def step(self, kernel: Kernel, args: Sequence[View], *, ops: str = "", macs: int = 0, dense_macs: int | None = None,
              sparsity: float = 0.0, group: int | None = None) -> None:
         """Writes a step down, named after the node at hand."""
-        assert self.node is not None
         self.steps.append(Step(self.node.name, ops or self.node.op, kernel, tuple(Ref(a.buffer, a.offset) for a in args),
                                macs, macs if dense_macs is None else dense_macs, sparsity, group))
 
@@ -160,17 +159,25 @@ class Builder:
         out = combine(op, fused, dtype, shape, attrs, label)
         return of_view(self.memory(out)) if too_long(out) else out
 
-    def moved(self, value: Value, move) -> Value | None:
-        """The value under another indexing, put into memory first if that is what it takes."""
-        out = value.moved(move)
-        return out if out is not None else of_view(self.memory(value)).moved(move)
+    def moved(self, value: Value, move: Callable[[View], View]) -> Value:
+        """The value under another indexing that every view allows, put into memory first if that is what it takes."""
+        return value.moved(move) or of_view(move(self.memory(value)))
+
+    def transposed(self, value: Value, order: Sequence[int]) -> Value:
+        return self.moved(value, lambda v: v.transpose(order))
+
+    def sliced(self, value: Value, axis: int, start: int, count: int, step: int = 1) -> Value:
+        return self.moved(value, lambda v: v.slice(axis, start, count, step))
 
     def reshaped(self, value: Value, shape: Sequence[int]) -> Value:
         shape = tuple(shape)
         if shape == value.shape:
             return value
-        out = self.moved(value, lambda v: v.reshape(shape))
-        return out if out is not None else of_view(replace(self.dense(value), shape=shape, strides=row_major(shape)))
+        out = value.moved(lambda v: v.reshape(shape))
+        if out is None:
+            view = self.memory(value).reshape(shape)
+            out = of_view(view or replace(self.dense(value), shape=shape, strides=row_major(shape)))
+        return out
 
     def fill(self, out: View, number) -> None:
         """A constant into a view."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgekit.errors import EdgekitError, InputError, UnsupportedError
-from edgekit.exporters.lower import elementwise, movement, products, recurrent, reductions
+from edgekit.exporters.lower import convolution, elementwise, matmul, movement, recurrent, reductions, selection
 from edgekit.exporters.lower.arena import SLACK, Need, aligned, place
 from edgekit.exporters.lower.builder import DTYPES, Builder, Constants, Node
 from edgekit.exporters.lower.plan import Buffer, Entry, Plan, Port, State
@@ -17,7 +17,8 @@ from edgekit.exporters.lower.views import View, row_major
 if TYPE_CHECKING:
     import onnx
 
-OPERATORS = {**elementwise.OPERATORS, **movement.OPERATORS, **products.OPERATORS, **reductions.OPERATORS, **recurrent.OPERATORS}
+OPERATORS = {**elementwise.OPERATORS, **movement.OPERATORS, **selection.OPERATORS, **matmul.OPERATORS, **convolution.OPERATORS,
+             **reductions.OPERATORS, **recurrent.OPERATORS}
 
 
 def supported() -> frozenset[str]:
@@ -125,7 +126,8 @@ def _walk(model, constants: Constants, states, failed=None):
             for name in node.outputs:  # pretend, so that the rest can be looked at
                 if name:
                     b.values[name] = of_view(b.fresh(types[name][0] if types[name][0] in DTYPES else "float32", types[name][1]))
-    outputs, taken = [], set()
+    outputs: list[Port] = []
+    taken: set[str] = set()
     b.node = Node("outputs", "Copy", (), (), {})
     for value in graph.output:
         if value.name in written:

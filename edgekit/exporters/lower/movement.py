@@ -31,7 +31,7 @@ def reshape(b: Builder, node: Node) -> None:
 def transpose(b: Builder, node: Node) -> None:
     x = b.value(node.input(0))
     order = node.attrs.get("perm", list(range(len(x.shape)))[::-1])
-    b.set(node.output(0), b.moved(x, lambda v: v.transpose(order)))
+    b.set(node.output(0), b.transposed(x, order))
 
 
 def slice_(b: Builder, node: Node) -> None:
@@ -42,7 +42,7 @@ def slice_(b: Builder, node: Node) -> None:
     for axis, start, end, step in zip(axes, starts or [], ends or [], steps, strict=True):
         axis %= len(x.shape)
         picked = range(x.shape[axis])[slice(start, end if end > -(1 << 62) else None, step)]
-        x = b.moved(x, lambda v, axis=axis, p=picked: v.slice(axis, p.start, len(p), p.step))
+        x = b.sliced(x, axis, picked.start, len(picked), picked.step)
     b.set(node.output(0), x)
 
 
@@ -56,7 +56,7 @@ def split(b: Builder, node: Node) -> None:
         if not name:
             continue
         n = b.shape(name)[axis]
-        b.set(name, b.moved(x, lambda v, at=at, n=n: v.slice(axis, at, n)))
+        b.set(name, b.sliced(x, axis, at, n))
         at += n
 
 
@@ -97,7 +97,7 @@ def pad(b: Builder, node: Node) -> None:
     for a in range(rank):  # negative pads crop
         if before[a] < 0 or after[a] < 0:
             lo, n = max(0, -before[a]), x.shape[a] + min(0, before[a]) + min(0, after[a])
-            x = b.moved(x, lambda v, a=a, lo=lo, n=n: v.slice(a, lo, n))
+            x = b.sliced(x, a, lo, n)
             before[a], after[a] = max(0, before[a]), max(0, after[a])
     mode = node.attrs.get("mode", "constant")
     if mode != "constant":
@@ -142,7 +142,7 @@ def take(b: Builder, x: Value, axis: int, at: np.ndarray) -> Value:
     at = np.asarray(at, np.int64)
     step = int(at[1] - at[0]) if len(at) > 1 else 1
     if len(at) and np.array_equal(at, at[0] + step * np.arange(len(at))):
-        return b.moved(x, lambda v: v.slice(axis, int(at[0]), len(at), step))
+        return b.sliced(x, axis, int(at[0]), len(at), step)
     index = constant(b, at.astype(np.int32))
     return gather_axis(b, x, axis, index)
 
@@ -214,14 +214,14 @@ def depth_to_space(b: Builder, node: Node) -> None:
         x, order = b.reshaped(x, (n, size, size, c // size ** 2, h, w)), (0, 3, 4, 1, 5, 2)
     else:
         x, order = b.reshaped(x, (n, c // size ** 2, size, size, h, w)), (0, 1, 4, 2, 5, 3)
-    b.set(node.output(0), b.reshaped(b.moved(x, lambda v: v.transpose(order)), b.shape(node.output(0))))
+    b.set(node.output(0), b.reshaped(b.transposed(x, order), b.shape(node.output(0))))
 
 
 def space_to_depth(b: Builder, node: Node) -> None:
     x, size = b.value(node.input(0)), node.attrs["blocksize"]
     n, c, h, w = x.shape
     x = b.reshaped(x, (n, c, h // size, size, w // size, size))
-    b.set(node.output(0), b.reshaped(b.moved(x, lambda v: v.transpose((0, 3, 5, 1, 2, 4))), b.shape(node.output(0))))
+    b.set(node.output(0), b.reshaped(b.transposed(x, (0, 3, 5, 1, 2, 4)), b.shape(node.output(0))))
 
 
 OPERATORS = {

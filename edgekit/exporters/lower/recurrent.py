@@ -72,7 +72,7 @@ def recurrent(b: Builder, node: Node) -> None:
     batch_first = bool(node.attrs.get("layout", 0))
     x = b.value(node.input(0))
     if batch_first:
-        x = b.moved(x, lambda v: v.transpose((1, 0, 2)))
+        x = b.transposed(x, (1, 0, 2))
     steps, batch, inputs = x.shape
     x = of_view(b.memory(x))
 
@@ -124,7 +124,7 @@ def _initial(b: Builder, node: Node, k: int, order, shape) -> View:
     state = b.fresh(F, shape)
     if node.input(k):
         given = b.value(node.input(k))
-        b.write(b.moved(given, lambda v: v.transpose(order)), state)
+        b.write(b.transposed(given, order), state)
     else:
         b.fill(state, 0.0)
     return state

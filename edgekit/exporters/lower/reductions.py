@@ -7,8 +7,8 @@ import numpy as np
 from edgekit.exporters.kernels import spec
 from edgekit.exporters.kernels.spec import Tensor
 from edgekit.exporters.lower.builder import Builder, Node
+from edgekit.exporters.lower.convolution import conv_pads, image
 from edgekit.exporters.lower.movement import ints
-from edgekit.exporters.lower.products import conv_pads, image
 from edgekit.exporters.lower.values import Product, Value, of_view
 from edgekit.exporters.lower.views import collapse, row_major
 

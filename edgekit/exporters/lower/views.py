@@ -1,6 +1,7 @@
 """Strided views of buffers: what numpy does for arrays, done for places in the arena, before anything runs."""
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import prod
 
 
@@ -47,7 +48,7 @@ class View:
             taken, new = part
             run = old[i:i + taken]
             i += taken
-            if any(a[1] != b[1] * b[0] for a, b in zip(run, run[1:], strict=False)):
+            if any(a[1] != b[1] * b[0] for a, b in pairwise(run)):
                 return None
             step = run[-1][1] if run else 0
             block = []

@@ -65,6 +65,14 @@ def packed(b: Builder, w: np.ndarray, bias: np.ndarray | None, sizes: tuple[int,
                   groups.kept, 1 - groups.kept / inputs if sparse else 0.0, groups.v if sparse else None)
 
 
+def packed_dense(b: Builder, w: np.ndarray, bias, v: int) -> Packed:
+    """Dense groups of exactly v rows."""
+    outputs, inputs = w.shape
+    grouped = np.ascontiguousarray(w.reshape(outputs // v, v, inputs).transpose(0, 2, 1))
+    bias = np.zeros(outputs, np.float32) if bias is None else np.ascontiguousarray(bias, np.float32)
+    return Packed(constant(b, grouped), constant(b, bias), None, None, outputs // v, v, inputs, 0.0, None)
+
+
 def _take(w: np.ndarray, groups: Groups) -> np.ndarray:
     """`pack` without its check on lost weights, for orders that name a row twice."""
     pack(w, Groups(groups.v, _mark_repeats(groups.order), groups.index))  # the check, on each row once

@@ -1,0 +1,181 @@
+"""Conv, ConvTranspose: images padded and split into phases, so that a kernel's taps are offsets."""
+from dataclasses import replace
+from itertools import product as cartesian
+from math import prod
+
+import numpy as np
+
+from edgekit.exporters.kernels import spec
+from edgekit.exporters.kernels.spec import Tensor
+from edgekit.exporters.lower.builder import Builder, Node
+from edgekit.exporters.lower.products import F, floats_only, linear, rooted, tensors, with_node
+from edgekit.exporters.lower.values import Value, of_view
+from edgekit.exporters.lower.views import View
+from edgekit.exporters.lower.weights import CHANNEL_MAJOR, POSITION_MAJOR, packed, packed_dense
+
+
+def conv_pads(node: Node, extents, kernel, stride, dilation) -> list[tuple[int, int]]:
+    """(before, after) of every spatial axis, from `pads` or `auto_pad`."""
+    auto = node.attrs.get("auto_pad", "NOTSET")
+    r = len(kernel)
+    if auto in ("NOTSET", ""):
+        pads = node.attrs.get("pads", [0] * 2 * r)
+        return [(pads[a], pads[a + r]) for a in range(r)]
+    if auto == "VALID":
+        return [(0, 0)] * r
+    out = []
+    for n, k, s, d in zip(extents, kernel, stride, dilation, strict=True):
+        total = max(0, (-(-n // s) - 1) * s + (k - 1) * d + 1 - n)
+        small, large = total // 2, total - total // 2
+        out.append((small, large) if auto == "SAME_UPPER" else (large, small))
+    return out
+
+
+def image(b: Builder, x: Value, pads, kernel, stride, dilation, out, fill=0.0) -> tuple[View, tuple[int, ...], tuple[int, ...]]:
+    """x (N, C, *spatial) where every tap of every output lies in memory: padded, and split into phases where there are strides.
+
+    Returns a view (N, C, *steps), and the phase and step strides of the spatial axes.
+    """
+    r = len(kernel)
+    need = [(o - 1) * s + (k - 1) * d + 1 for o, s, k, d in zip(out, stride, kernel, dilation, strict=True)]
+    inside = all(lo == 0 and n <= have for (lo, _), n, have in zip(pads, need, x.shape[2:], strict=True))
+    if inside and all(s == 1 for s in stride):
+        view = b.memory(x)
+        if view.strides[-1] != 1 and view.shape[-1] > 1:
+            view = b.dense(of_view(view))
+        return view, (0,) * r, (*view.strides[2:-1], 1)
+    phases = tuple(1 if k == 1 else min(s, n) for k, s, n in zip(kernel, stride, need, strict=True))
+    steps = tuple(-(-n // s) for n, s in zip(need, stride, strict=True))
+    padded = b.fresh(x.dtype, (*x.shape[:2], *phases, *steps))
+    source = x if prod(phases) == 1 else of_view(b.memory(x))
+    for phase in cartesian(*(range(p) for p in phases)):
+        lo, hi = [], []
+        for p, s, (before, _), n, q in zip(phase, stride, pads, x.shape[2:], steps, strict=True):
+            lo.append(min(q, max(0, -(-(before - p) // s))))
+            hi.append(max(lo[-1], min(q, (n - 1 + before - p) // s + 1)))
+        plane = padded
+        for a, p in enumerate(phase):
+            plane = plane.slice(2 + a, p, 1)
+        plane = replace(plane, shape=(*x.shape[:2], *steps), strides=(*padded.strides[:2], *padded.strides[2 + r:]))
+        _border(b, plane, lo, hi, fill)
+        inner, part = plane, source
+        for a in range(r):
+            inner = inner.slice(2 + a, lo[a], hi[a] - lo[a])
+            start, count, step = lo[a] * stride[a] + phase[a] - pads[a][0], hi[a] - lo[a], stride[a]
+            if (start, count, step) != (0, part.shape[2 + a], 1):
+                part = b.sliced(part, 2 + a, start, count, step)
+        b.write(part, inner)
+    view = replace(padded, shape=(*x.shape[:2], *steps), strides=(*padded.strides[:2], *padded.strides[2 + r:]))
+    return view, padded.strides[2:2 + r], padded.strides[2 + r:]
+
+
+def _border(b: Builder, plane: View, lo, hi, fill) -> None:
+    """`fill` into everything of the spatial axes outside of [lo, hi)."""
+    box = plane
+    for a in range(len(lo)):
+        n = box.shape[2 + a]
+        if lo[a]:
+            b.fill(box.slice(2 + a, 0, lo[a]), fill)
+        if hi[a] < n:
+            b.fill(box.slice(2 + a, hi[a], n - hi[a]), fill)
+        box = box.slice(2 + a, lo[a], hi[a] - lo[a])
+
+
+def conv(b: Builder, node: Node) -> None:
+    floats_only(b, node, *node.inputs[:2])
+    w = b.array(node.input(1))
+    if w is None:
+        raise node.unsupported("the weights are computed at run time", "make them a constant of the model")
+    bias = b.array(node.input(2))
+    if node.input(2) and bias is None:
+        raise node.unsupported("the bias is computed at run time", "add it with an Add node after the convolution")
+    r = w.ndim - 2
+    groups = node.attrs.get("group", 1)
+    stride, dilation = node.attrs.get("strides", [1] * r), node.attrs.get("dilations", [1] * r)
+    x = b.value(node.input(0))
+    pads = conv_pads(node, x.shape[2:], w.shape[2:], stride, dilation)
+    b.set(node.output(0), convolve(b, x, w, bias, groups, tuple(stride), tuple(dilation), pads, b.shape(node.output(0)), "Conv"))
+
+
+def convolve(b: Builder, x: Value, w: np.ndarray, bias, groups: int, stride, dilation, pads, shape, op: str) -> Value:
+    """w (outputs, inputs / groups, *kernel) over x (N, C, *spatial) -> a value of `shape` (N, outputs, *out)."""
+    n, outputs, *out = shape
+    kernel = w.shape[2:]
+    flat = np.ascontiguousarray(w.reshape(outputs, -1), np.float32)
+    if groups == 1 and prod(out) == 1 and tuple(x.shape[2:]) == kernel and not any(map(any, pads)):
+        p = packed(b, flat, bias, POSITION_MAJOR)
+        return linear(b, b.reshaped(x, (n, flat.shape[1])), p, outputs, shape, op, flat.shape[1])
+    fan_out = outputs // groups
+    if groups == 1:
+        p = packed(b, flat, bias, CHANNEL_MAJOR)
+    else:
+        v = max(d for d in range(1, 9) if fan_out % d == 0)
+        p = packed_dense(b, flat, bias, v)
+    view, phase, step = image(b, x, pads, kernel, stride, dilation, out)
+    node = b.node
+    point = all(k == 1 for k in kernel)
+    spatial = tuple(out)
+    if point:  # positions need no rows
+        merged = replace(view, shape=tuple(out), strides=step).reshape((prod(out),))
+        if merged is not None and prod(out) > 1 and merged.strides[0] == 1:
+            spatial, step, phase, kernel, stride, dilation = (prod(out),), (1,), (0,), (1,), (1,), (1,)
+    if n > 1:
+        spatial, step, phase = (n, *spatial), (view.strides[0], *step), (0, *phase)
+        kernel, stride, dilation = (1, *kernel), (1, *stride), (1, *dilation)
+    taps = prod(kernel)
+
+    def reshape(v: View) -> View | None:
+        order = (1, 0, *range(2, len(shape)))
+        return v.transpose(order).reshape((outputs, *spatial))
+
+    def emit(post, extras, target, ops):
+        kernel_spec = spec.Conv(outputs, p.groups, p.v, p.kept, x.shape[1] // groups, fan_out, tuple(kernel), tuple(stride), tuple(dilation),
+                                view.strides[1], tuple(phase), tuple(step), spatial, p.index_dtype, p.order is not None, tensors(extras),
+                                post, Tensor(target.dtype, target.strides))
+        positions = prod(spatial)
+        with_node(b, node, kernel_spec, [view, *p.operands, *extras, target], ops, outputs * p.kept * positions,
+                  outputs * (x.shape[1] // groups) * taps * positions, p.sparsity, p.group)
+    return rooted(shape, emit, reshape, op)
+
+
+def conv_transpose(b: Builder, node: Node) -> None:
+    """A convolution of the image spread out with zeros, by the kernel turned round."""
+    floats_only(b, node, *node.inputs[:2])
+    w, bias = b.array(node.input(1)), b.array(node.input(2))
+    if w is None or (node.input(2) and bias is None):
+        raise node.unsupported("the weights are computed at run time", "make them a constant of the model")
+    r, groups = w.ndim - 2, node.attrs.get("group", 1)
+    stride, dilation = node.attrs.get("strides", [1] * r), node.attrs.get("dilations", [1] * r)
+    x, shape = b.value(node.input(0)), b.shape(node.output(0))
+    kernel = w.shape[2:]
+    extra = node.attrs.get("output_padding", [0] * r)
+    lead = []
+    for a in range(r):
+        full = (x.shape[2 + a] - 1) * stride[a] + (kernel[a] - 1) * dilation[a] + 1 + extra[a]
+        total = max(0, full - shape[2 + a])
+        if "output_shape" in node.attrs or node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", ""):
+            lead.append(total // 2 if node.attrs.get("auto_pad") == "SAME_UPPER" else total - total // 2)
+        else:
+            lead.append(node.attrs.get("pads", [0] * 2 * r)[a])
+    spread_shape = tuple((n - 1) * s + 1 for n, s in zip(x.shape[2:], stride, strict=True))
+    if any(s > 1 for s in stride):
+        spread = b.fresh(F, (*x.shape[:2], *spread_shape))
+        b.fill(spread, 0.0)
+        holes = spread
+        for a in range(r):
+            holes = holes.slice(2 + a, 0, x.shape[2 + a], stride[a])
+        b.write(x, holes)
+        x = of_view(spread)
+    turned = w.reshape(groups, w.shape[0] // groups, w.shape[1], *kernel).swapaxes(1, 2)[(slice(None),) * 3 + (slice(None, None, -1),) * r]
+    turned = np.ascontiguousarray(turned.reshape(w.shape[1] * groups, w.shape[0] // groups, *kernel))
+    pads = [((k - 1) * d - p, 0) for k, d, p in zip(kernel, dilation, lead, strict=True)]
+    for a, (before, _) in enumerate(pads):  # a negative pad is a crop
+        if before < 0:
+            cut = -before
+            x = b.sliced(x, 2 + a, cut, x.shape[2 + a] - cut)
+            pads[a] = (0, 0)
+    y = convolve(b, x, turned, bias, groups, (1,) * r, tuple(dilation), pads, shape, "ConvTranspose")
+    b.set(node.output(0), y)
+
+
+OPERATORS = {"Conv": conv, "ConvTranspose": conv_transpose}

@@ -1,0 +1,163 @@
+"""Gemm, MatMul, Einsum."""
+from math import prod
+
+import numpy as np
+
+from edgekit.exporters.kernels import spec
+from edgekit.exporters.kernels.spec import Tensor
+from edgekit.exporters.lower.builder import Builder, Node
+from edgekit.exporters.lower.products import F, floats_only, linear, rooted, tensors, with_node
+from edgekit.exporters.lower.values import Product, Value, of_view
+from edgekit.exporters.lower.views import View
+from edgekit.exporters.lower.weights import CHANNEL_MAJOR, POSITION_MAJOR, Packed, packed
+
+
+def gemm(b: Builder, node: Node) -> None:
+    a_name, w_name, c_name = node.input(0), node.input(1), node.input(2)
+    floats_only(b, node, a_name, w_name)
+    alpha, beta = node.attrs.get("alpha", 1.0), node.attrs.get("beta", 1.0)
+    x = b.value(a_name)
+    if node.attrs.get("transA", 0):
+        x = b.transposed(x, (1, 0))
+    w, c = b.array(w_name), b.array(c_name)
+    shape = b.shape(node.output(0))
+    bias = None
+    if w is not None:
+        w = w if node.attrs.get("transB", 0) else w.T
+        if c is not None and c.size in (1, shape[1]) and (c.ndim < 2 or c.shape[0] == 1):
+            bias = np.broadcast_to(c.reshape(-1) * np.float32(beta), (shape[1],)).astype(np.float32)
+        p = packed(b, np.ascontiguousarray(w, np.float32) * np.float32(alpha), bias, POSITION_MAJOR)
+        y = linear(b, x, p, shape[1], shape, "Gemm", w.shape[1])
+    else:
+        other = b.value(w_name)
+        if node.attrs.get("transB", 0):
+            other = b.transposed(other, (1, 0))
+        y = matmul_values(b, x, other, shape)
+        if alpha != 1.0:
+            y = b.apply("mul", y, b.of_array(np.asarray(alpha, np.float32)), dtype=F, shape=shape)
+    if c_name and bias is None and beta != 0:
+        addend = b.value(c_name)
+        if beta != 1.0:
+            addend = b.apply("mul", addend, b.of_array(np.asarray(beta, np.float32)), dtype=F, shape=addend.shape)
+        y = b.apply("add", y, addend, dtype=F, shape=shape)
+    b.set(node.output(0), y)
+
+
+def matmul(b: Builder, node: Node) -> None:
+    a_name, w_name = node.input(0), node.input(1)
+    a, w = b.array(a_name), b.array(w_name)
+    shape = b.shape(node.output(0))
+    if b.dtype(a_name) != F:
+        return b.set(node.output(0), _integer_or_double(b, node, shape))
+    if w is not None and w.ndim == 2 and len(b.shape(a_name)) >= 2:
+        p = packed(b, np.ascontiguousarray(w.T, np.float32), None, POSITION_MAJOR)
+        return b.set(node.output(0), linear(b, b.value(a_name), p, w.shape[1], shape, "MatMul", w.shape[0]))
+    if a is not None and a.ndim == 2 and len(b.shape(w_name)) >= 2 and b.shape(w_name)[-1] > 1:
+        return b.set(node.output(0), _left_constant(b, node, a, b.value(w_name), shape))
+    b.set(node.output(0), _any_matmul(b, b.value(a_name), b.value(w_name), shape))
+
+
+def _any_matmul(b: Builder, x: Value, y: Value, shape) -> Value:
+    """numpy's matmul: vectors get an axis that is dropped again."""
+    full = tuple(shape)
+    if len(x.shape) == 1:
+        x, full = b.reshaped(x, (1, *x.shape)), (*full[:-1], 1, full[-1]) if len(y.shape) > 1 else (1, *full)
+    if len(y.shape) == 1:
+        y, full = b.reshaped(y, (*y.shape, 1)), (*full, 1)
+    out = matmul_values(b, x, y, full)
+    return out if full == tuple(shape) else b.reshaped(out, shape)
+
+
+def matmul_values(b: Builder, x: Value, y: Value, shape) -> Value:
+    """x (..., m, k) @ y (..., k, n), batches broadcast to those of `shape`."""
+    *batch, m, n = shape
+    k = x.shape[-1]
+    xv = b.memory(x).broadcast((*batch, m, k))
+    yv = b.memory(y)
+    if n > 1 and yv.strides[-1] != 1:
+        yv = b.dense(of_view(yv))
+    yv = yv.broadcast((*batch, k, n))
+    node = b.node
+
+    def emit(post, extras, out, ops):
+        kernel = spec.MatMul(tuple(batch), m, n, k, Tensor(xv.dtype, xv.strides), Tensor(yv.dtype, yv.strides), tensors(extras), post,
+                             Tensor(out.dtype, out.strides))
+        macs = prod(shape) * k
+        with_node(b, node, kernel, [xv, yv, *extras, out], ops, macs, macs, 0.0, None)
+    return Value(tuple(shape), x.dtype, (), (), Product(emit, lambda v: v, x.dtype), (node.op,))
+
+
+def _integer_or_double(b: Builder, node: Node, shape) -> Value:
+    """Products of other dtypes have no fused root: they are rare, and their sums are not float32."""
+    if b.dtype(node.input(0)) not in ("float64", "int32", "int64", "uint32", "uint64") or b.dtype(node.input(0)) != b.dtype(node.input(1)):
+        raise node.unsupported(f"products of {b.dtype(node.input(0))} are not compiled", "convert the model to float32")
+    lazy = _any_matmul(b, b.value(node.input(0)), b.value(node.input(1)), shape)
+    if lazy.root is None:
+        return lazy
+    out = b.fresh(lazy.dtype, shape)
+    lazy.root.emit((), (), out, node.op)
+    return of_view(out)
+
+
+def _left_constant(b: Builder, node: Node, a: np.ndarray, x: Value, shape) -> Value:
+    """A constant matrix from the left is a 1x1 convolution: its columns are channels, those of x positions."""
+    outputs, inputs = a.shape
+    view = b.memory(x)
+    batch = view.reshape((prod(view.shape[:-2]), inputs, view.shape[-1]))
+    if batch is None or batch.strides[-1] != 1:
+        batch = b.dense(of_view(view)).reshape((prod(view.shape[:-2]), inputs, view.shape[-1]))
+    assert batch is not None
+    many, n = batch.shape[0], batch.shape[2]
+    spatial, step = ((many, n), (batch.strides[0], 1)) if many > 1 else ((n,), (1,))
+    p = packed(b, np.ascontiguousarray(a, np.float32), None, CHANNEL_MAJOR)
+
+    def reshape(v: View) -> View | None:
+        v3 = v.reshape((many, outputs, n))
+        return v3 and v3.transpose((1, 0, 2)).reshape((outputs, *spatial))
+    return _conv_value(b, shape, p, batch, inputs, outputs, spatial, step, batch.strides[1], reshape, "MatMul")
+
+
+def _conv_value(b, shape, p: Packed, x: View, inputs, outputs, spatial, step, channel, reshape, op) -> Value:
+    """A 1x1 convolution over `spatial` positions."""
+    node, ones = b.node, (1,) * len(spatial)
+
+    def emit(post, extras, out, ops):
+        kernel = spec.Conv(outputs, p.groups, p.v, p.kept, inputs, outputs, ones, ones, ones, channel, (0,) * len(spatial), step, spatial,
+                           p.index_dtype, p.order is not None, tensors(extras), post, Tensor(out.dtype, out.strides))
+        n = prod(spatial)
+        with_node(b, node, kernel, [x, *p.operands, *extras, out], ops, outputs * p.kept * n, outputs * inputs * n, p.sparsity, p.group)
+    return rooted(shape, emit, reshape, op)
+
+
+def einsum(b: Builder, node: Node) -> None:
+    equation = node.attrs["equation"].replace(" ", "")
+    left, _, out = equation.partition("->")
+    terms = left.split(",")
+    if len(terms) != 2 or "." in equation or any(len(set(t)) != len(t) for t in terms):
+        raise node.unsupported(f"equation {equation!r}", "write it with two operands, without '...' and repeated letters, or as MatMul")
+    if not _:
+        out = "".join(sorted(c for c in set(left) - {","} if left.count(c) == 1))
+    floats_only(b, node, *node.inputs)
+    x, y = (b.value(n) for n in node.inputs)
+    size = {c: n for t, v in zip(terms, (x, y), strict=True) for c, n in zip(t, v.shape, strict=True)}
+    batch = [c for c in out if c in terms[0] and c in terms[1]]
+    summed = [c for c in terms[0] if c in terms[1] and c not in out]
+    rows = [c for c in out if c in terms[0] and c not in terms[1]]
+    cols = [c for c in out if c in terms[1] and c not in terms[0]]
+    lone = [c for t in terms for c in t if c not in out and c not in summed]
+    if lone:
+        raise node.unsupported(f"equation {equation!r} sums an index of one operand alone", "sum it with ReduceSum before")
+
+    def extent(cs):
+        return prod(size[c] for c in cs)
+    x = b.transposed(x, [terms[0].index(c) for c in (*batch, *rows, *summed)])
+    y = b.transposed(y, [terms[1].index(c) for c in (*batch, *summed, *cols)])
+    x = b.reshaped(x, (*(size[c] for c in batch), extent(rows), extent(summed)))
+    y = b.reshaped(y, (*(size[c] for c in batch), extent(summed), extent(cols)))
+    z = matmul_values(b, x, y, (*(size[c] for c in batch), extent(rows), extent(cols)))
+    order = (*batch, *rows, *cols)
+    z = b.reshaped(z, tuple(size[c] for c in order))
+    b.set(node.output(0), b.transposed(z, [order.index(c) for c in out]))
+
+
+OPERATORS = {"Gemm": gemm, "MatMul": matmul, "Einsum": einsum}
