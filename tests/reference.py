@@ -60,6 +60,16 @@ def run_gather(k: spec.Gather, x, index, out) -> None:
     _result(view(out, k.shape, k.output.strides), x[where])
 
 
+def run_scatter(k: spec.Scatter, updates, index, out) -> None:
+    u, i = view(updates, k.shape, k.updates.strides), view(index, k.shape, k.index.strides).astype(np.int64)
+    for at in np.ndindex(*k.shape):
+        j = i[at] + (k.extent if i[at] < 0 else 0)
+        if 0 <= j < k.extent:
+            where = sum(s * (j if a == k.axis else p) for a, (p, s) in enumerate(zip(at, k.output.strides, strict=True)))
+            old, new = out[where:where + 1], u[at].reshape(1)
+            old[...] = new if k.op == "set" else SCALAR[k.op](str(old.dtype), (), old, new)
+
+
 def run_reduce(k: spec.Reduce, *args) -> None:
     n = len(k.inputs)
     values = body(k.pre, _extras(k.inputs, args[:n], k.shape))
@@ -180,7 +190,7 @@ def run_recurrent(k: spec.Recurrent, xp, *args) -> None:
             y[t, n] = h[n]
 
 
-RUN = {spec.Map: run_map, spec.Gather: run_gather, spec.Reduce: run_reduce, spec.Arg: run_arg, spec.Norm: run_norm, spec.Linear: run_linear,
+RUN = {spec.Map: run_map, spec.Gather: run_gather, spec.Scatter: run_scatter, spec.Reduce: run_reduce, spec.Arg: run_arg, spec.Norm: run_norm, spec.Linear: run_linear,
        spec.Conv: run_conv, spec.MatMul: run_matmul, spec.Recurrent: run_recurrent}
 
 

@@ -1,11 +1,12 @@
-"""Map, Gather: one output element for every point of the iteration space."""
+"""Map, Gather, Scatter: one element goes out for every point of the iteration space."""
 from contextlib import ExitStack
 
 from tvm import tirx
 
 from edgekit.exporters.kernels.body import address, evaluate, lanes_for, read, write
 from edgekit.exporters.kernels.loops import Code, Machine
-from edgekit.exporters.kernels.spec import Gather, Map
+from edgekit.exporters.kernels.scalar import apply
+from edgekit.exporters.kernels.spec import Gather, Map, Scatter
 
 BLOCK = 4096  # elements of a one-dimensional map that make up one unit
 
@@ -72,3 +73,19 @@ def build_gather(k: Gather, machine: Machine):
     units = nest(code, k.shape, visit, 1 if single else lanes_for(code, k.shape[-1]))
     return code.function(), units
 
+
+def build_scatter(k: Scatter, machine: Machine):
+    code = Code(machine)
+    updates, index, out = code.operand(k.updates.dtype), code.operand(k.index.dtype), code.operand(k.output.dtype)
+    with code.units(), ExitStack() as stack:
+        position = [stack.enter_context(code.loop(extent)) for extent in k.shape]
+        j = code.let(code.i(code.load(index, address(code, k.index.strides, position))))
+        j = code.let(tirx.Select(j < code.i(0), j + code.i(k.extent), j))
+        with code.when(tirx.And(j >= code.i(0), j < code.i(k.extent))):
+            at = [j if a == k.axis else p for a, p in enumerate(position)]
+            value = code.load(updates, address(code, k.updates.strides, position))
+            if k.op != "set":
+                old = code.load(out, address(code, k.output.strides, at))
+                value = apply(k.op, [old, value], k.output.dtype, (), 1, code.let)
+            code.store(out, value, address(code, k.output.strides, at))
+    return code.function(), 1

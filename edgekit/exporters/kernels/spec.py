@@ -184,6 +184,23 @@ class Gather:
 
 
 @dataclass(frozen=True)
+class Scatter:
+    """out[i... with axis `axis` replaced by index[i...]] op= updates[i...], in row-major order.  args: updates, index, output.
+
+    The output is read and written, all else of it stays. op: set, add, mul, max, min. extent: of the output's axis; negative
+    indices count from its end, and one outside is passed over. One unit, because two indices may be the same.
+    """
+
+    shape: tuple[int, ...]
+    axis: int
+    extent: int
+    op: str
+    updates: Tensor
+    index: Tensor
+    output: Tensor
+
+
+@dataclass(frozen=True)
 class Recurrent:
     """The steps of an LSTM, GRU or RNN of one direction.
 
@@ -229,4 +246,4 @@ class Recurrent:
         return self.batch * self.hidden * (self.gates + self.reset_first)
 
 
-Kernel = Map | Reduce | Arg | Norm | Conv | Linear | MatMul | Gather | Recurrent
+Kernel = Map | Reduce | Arg | Norm | Conv | Linear | MatMul | Gather | Scatter | Recurrent

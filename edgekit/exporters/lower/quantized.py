@@ -4,7 +4,8 @@ from math import prod
 import numpy as np
 
 from edgekit.exporters.lower.builder import Builder, Node
-from edgekit.exporters.lower.products import conv_pads, matmul_values
+from edgekit.exporters.lower.convolution import conv_pads
+from edgekit.exporters.lower.matmul import matmul_values
 from edgekit.exporters.lower.reductions import window
 from edgekit.exporters.lower.selection import calc, kept
 from edgekit.exporters.lower.values import Value
