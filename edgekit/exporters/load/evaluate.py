@@ -15,6 +15,8 @@ SHAPE_DATA = 4096      # elements; larger constants are weights and never decide
 # Function operators that come without an inference rule; their first output is like their first input.
 LIKE_INPUT = frozenset({"GroupNormalization", "MeanVarianceNormalization"})
 
+POOLS = frozenset({"AveragePool", "LpPool", "MaxPool"})
+
 
 def bits(dtype: int) -> int:
     """Bits of one element."""
@@ -32,6 +34,8 @@ def infer(op: str, inputs: Sequence[Typed | None], attrs: dict[str, Any], output
 
     if op in LIKE_INPUT and inputs and inputs[0] is not None:
         return [(inputs[0][0], inputs[0][1])]
+    if op == "STFT":                # whose inference takes another default than its definition
+        attrs = {"onesided": 1, **attrs}
     names = [f"i{k}" if v is not None else "" for k, v in enumerate(inputs)]
     node = make_node(op, names, [f"o{k}" for k in range(outputs)], attrs, "")
     types = {n: helper.make_tensor_type_proto(v[0], v[1]) for n, v in zip(names, inputs) if v is not None}
@@ -54,7 +58,17 @@ def infer(op: str, inputs: Sequence[Typed | None], attrs: dict[str, Any], output
         dims = kind.tensor_type.shape.dim
         known = kind.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dims)
         result.append((kind.tensor_type.elem_type, tuple(d.dim_value for d in dims) if known else None))
+    if op in POOLS and attrs.get("ceil_mode", 0) and inputs[0] is not None:
+        result = [(dtype, shape and _inside(shape, inputs[0][1], attrs)) for dtype, shape in result]
     return result
+
+
+def _inside(shape: tuple[int, ...], image: tuple[int, ...], attrs: dict[str, Any]) -> tuple[int, ...]:
+    """The shape of a pool without windows that start behind the image, which inference before opset 22 counts."""
+    r = len(shape) - 2
+    strides, pads = attrs.get("strides", [1] * r), attrs.get("pads", [0] * 2 * r)
+    return (*shape[:2], *(n - ((n - 1) * s >= have + before)
+                          for n, s, have, before in zip(shape[2:], strides, image[2:], pads)))
 
 
 def evaluate(op: str, inputs: Sequence[np.ndarray | None], attrs: dict[str, Any],

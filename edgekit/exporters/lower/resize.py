@@ -59,7 +59,7 @@ def taps(node: Node, n: int, position: np.ndarray, scale: float) -> tuple[np.nda
     base = np.floor(position).astype(np.int64)
     at = base + np.arange(floor(-reach) + 1, ceil(reach) + 1)[:, None]
     weight = _kernel(mode, (at - position) * shrink, node.attrs.get("cubic_coeff_a", -0.75))
-    if node.attrs.get("exclude_outside", 0) or shrink < 1:
+    if node.attrs.get("exclude_outside", 0):
         weight = np.where((at >= 0) & (at < n), weight, 0)
     used = (weight != 0).any(1)
     at, weight = at[used], weight[used]
