@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgekit.errors import EdgekitError, InputError, UnsupportedError
-from edgekit.exporters.lower import convolution, elementwise, matmul, movement, quantized, recurrent, reductions, resize, sampling, selection, windows
+from edgekit.exporters.lower import convolution, einsum, elementwise, matmul, movement, quantized, recurrent, reductions, resize, sampling, selection, windows
 from edgekit.exporters.lower.arena import SLACK, Need, aligned, place
 from edgekit.exporters.lower.builder import DTYPES, Builder, Constants, Node
 from edgekit.exporters.lower.plan import Buffer, Entry, Plan, Port, State
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import onnx
 
 OPERATORS = {**elementwise.OPERATORS, **movement.OPERATORS, **selection.OPERATORS, **matmul.OPERATORS, **convolution.OPERATORS,
-             **reductions.OPERATORS, **recurrent.OPERATORS, **resize.OPERATORS, **quantized.OPERATORS, **windows.OPERATORS, **sampling.OPERATORS}
+             **reductions.OPERATORS, **recurrent.OPERATORS, **resize.OPERATORS, **quantized.OPERATORS, **windows.OPERATORS, **sampling.OPERATORS,
+             **einsum.OPERATORS}
 
 
 def supported() -> frozenset[str]:

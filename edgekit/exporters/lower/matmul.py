@@ -1,4 +1,4 @@
-"""Gemm, MatMul, Einsum."""
+"""Gemm, MatMul."""
 from math import prod
 
 import numpy as np
@@ -129,35 +129,4 @@ def _conv_value(b, shape, p: Packed, x: View, inputs, outputs, spatial, step, ch
     return rooted(shape, emit, reshape, op)
 
 
-def einsum(b: Builder, node: Node) -> None:
-    equation = node.attrs["equation"].replace(" ", "")
-    left, _, out = equation.partition("->")
-    terms = left.split(",")
-    if len(terms) != 2 or "." in equation or any(len(set(t)) != len(t) for t in terms):
-        raise node.unsupported(f"equation {equation!r}", "write it with two operands, without '...' and repeated letters, or as MatMul")
-    if not _:
-        out = "".join(sorted(c for c in set(left) - {","} if left.count(c) == 1))
-    floats_only(b, node, *node.inputs)
-    x, y = (b.value(n) for n in node.inputs)
-    size = {c: n for t, v in zip(terms, (x, y), strict=True) for c, n in zip(t, v.shape, strict=True)}
-    batch = [c for c in out if c in terms[0] and c in terms[1]]
-    summed = [c for c in terms[0] if c in terms[1] and c not in out]
-    rows = [c for c in out if c in terms[0] and c not in terms[1]]
-    cols = [c for c in out if c in terms[1] and c not in terms[0]]
-    lone = [c for t in terms for c in t if c not in out and c not in summed]
-    if lone:
-        raise node.unsupported(f"equation {equation!r} sums an index of one operand alone", "sum it with ReduceSum before")
-
-    def extent(cs):
-        return prod(size[c] for c in cs)
-    x = b.transposed(x, [terms[0].index(c) for c in (*batch, *rows, *summed)])
-    y = b.transposed(y, [terms[1].index(c) for c in (*batch, *summed, *cols)])
-    x = b.reshaped(x, (*(size[c] for c in batch), extent(rows), extent(summed)))
-    y = b.reshaped(y, (*(size[c] for c in batch), extent(summed), extent(cols)))
-    z = matmul_values(b, x, y, (*(size[c] for c in batch), extent(rows), extent(cols)))
-    order = (*batch, *rows, *cols)
-    z = b.reshaped(z, tuple(size[c] for c in order))
-    b.set(node.output(0), b.transposed(z, [order.index(c) for c in out]))
-
-
-OPERATORS = {"Gemm": gemm, "MatMul": matmul, "Einsum": einsum}
+OPERATORS = {"Gemm": gemm, "MatMul": matmul}

@@ -144,15 +144,32 @@ def softmax(b: Builder, node: Node) -> None:
 
 def layer_norm(b: Builder, node: Node) -> None:
     x = b.value(node.input(0))
-    if node.output(1) or node.output(2):
-        raise node.unsupported("its mean and deviation as outputs", "compute them with ReduceMean")
     axis = node.attrs.get("axis", -1) % len(x.shape)
+    if node.output(1) or node.output(2):
+        x = of_view(b.memory(x))
+        _statistics(b, node, x, list(range(axis, len(x.shape))))
     kind = "layernorm" if node.op == "LayerNormalization" else "rmsnorm"
     y = norm(b, x, list(range(axis, len(x.shape))), kind, node.attrs.get("epsilon", 1e-5), node.op)
     for k, op in ((1, "mul"), (2, "add")):
         if node.input(k):
             y = b.apply(op, y, b.value(node.input(k)), dtype=x.dtype, shape=x.shape)
     b.set(node.output(0), y)
+
+
+def _statistics(b: Builder, node: Node, x: Value, axes: list[int]) -> None:
+    """LayerNormalization's second and third output: the mean and 1 / sqrt(variance + epsilon)."""
+    shape = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
+    count = prod(x.shape[a] for a in axes)
+    mean = of_view(b.memory(divided(b, reduce_axes(b, x, axes, "sum", shape, node.op), count)))
+    away = b.apply("sub", x, mean, dtype=x.dtype, shape=x.shape)
+    square = b.apply("mul", away, away, dtype=x.dtype, shape=x.shape)
+    variance = divided(b, reduce_axes(b, square, axes, "sum", shape, node.op), count)
+    epsilon = b.of_array(np.asarray(node.attrs.get("epsilon", 1e-5), x.dtype))
+    inverse = b.apply("rsqrt", b.apply("add", variance, epsilon, dtype=x.dtype, shape=shape), dtype=x.dtype, shape=shape)
+    for k, value in ((1, mean), (2, inverse)):
+        if node.output(k):
+            same = b.dtype(node.output(k)) == x.dtype
+            b.set(node.output(k), value if same else b.apply("cast", value, dtype=b.dtype(node.output(k)), shape=shape))
 
 
 def instance_norm(b: Builder, node: Node) -> None:
@@ -192,11 +209,10 @@ def pool(b: Builder, node: Node) -> None:
     stride, dilation = tuple(node.attrs.get("strides", [1] * r)), tuple(node.attrs.get("dilations", [1] * r))
     if node.output(1):
         raise node.unsupported("the indices of the maxima as output", "leave the second output unused")
-    if not x.dtype.startswith("float"):
-        raise node.unsupported(f"pooling of {x.dtype}", "cast to float32 before")
     pads = conv_pads(node, x.shape[2:], kernel, stride, dilation)
     largest = node.op == "MaxPool"
-    windows = window(b, x, pads, kernel, stride, dilation, shape[2:], float("-inf") if largest else 0.0)
+    lowest = -np.inf if x.dtype.startswith("float") else int(np.iinfo(x.dtype).min)
+    windows = window(b, x, pads, kernel, stride, dilation, shape[2:], lowest if largest else 0.0)
     y = reduce_axes(b, windows, list(range(2 + r, 2 + 2 * r)), "max" if largest else "sum", shape, node.op)
     if not largest:
         counts = _counts(x.shape[2:], shape[2:], pads, kernel, stride, dilation, bool(node.attrs.get("count_include_pad", 0)))
