@@ -38,10 +38,18 @@ CONSTANT_INPUTS: dict[str, tuple[int, ...]] = {
 
 
 def constant_inputs(model: onnx.ModelProto) -> set[str]:
-    """Names of the model's inputs, without those that have a value, that an operator reads in a place of CONSTANT_INPUTS."""
-    initial = {i.name for i in model.graph.initializer}
-    read = {node.input[k] for node in model.graph.node for k in CONSTANT_INPUTS.get(node.op_type, ()) if k < len(node.input)}
-    return read & ({v.name for v in model.graph.input} - initial)
+    """Inputs of the model that an operator takes in a place of CONSTANT_INPUTS, or that what it takes there is computed from."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    wanted = [node.input[k] for node in model.graph.node for k in CONSTANT_INPUTS.get(node.op_type, ()) if k < len(node.input)]
+    found: set[str] = set()
+    while wanted:
+        name = wanted.pop()
+        if name in found:
+            continue
+        found.add(name)
+        if name in makers and makers[name].op_type not in ("Shape", "Size"):  # those are known without their input's numbers
+            wanted += makers[name].input
+    return found & ({v.name for v in model.graph.input} - {i.name for i in model.graph.initializer})
 
 
 def _bound(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> onnx.ModelProto:

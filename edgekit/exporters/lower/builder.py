@@ -55,8 +55,8 @@ class Builder:
     """State of lowering one entry. Operators read `value`, `array`, and leave results by `set`."""
 
     constants: Constants
-    initializers: Mapping[str, np.ndarray]
-    types: Mapping[str, tuple[str, tuple[int, ...]]]       # tensor -> dtype, shape
+    initializers: dict[str, np.ndarray]
+    types: dict[str, tuple[str, tuple[int, ...]]]       # tensor -> dtype, shape
     uses: Counter
     values: dict[str, Value] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)

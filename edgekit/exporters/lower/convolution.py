@@ -8,7 +8,7 @@ import numpy as np
 from edgekit.exporters.kernels import spec
 from edgekit.exporters.kernels.spec import Tensor
 from edgekit.exporters.lower.builder import Builder, Node
-from edgekit.exporters.lower.products import F, floats_only, linear, rooted, tensors, with_node
+from edgekit.exporters.lower.products import F, floats_only, in_float32, linear, rooted, tensors, with_node
 from edgekit.exporters.lower.values import Value, of_view
 from edgekit.exporters.lower.views import View
 from edgekit.exporters.lower.weights import CHANNEL_MAJOR, POSITION_MAJOR, packed, packed_dense
@@ -178,4 +178,4 @@ def conv_transpose(b: Builder, node: Node) -> None:
     b.set(node.output(0), y)
 
 
-OPERATORS = {"Conv": conv, "ConvTranspose": conv_transpose}
+OPERATORS = {"Conv": in_float32(conv), "ConvTranspose": in_float32(conv_transpose)}

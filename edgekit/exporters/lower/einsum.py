@@ -4,6 +4,7 @@ from math import prod
 
 from edgekit.exporters.lower.builder import Builder, Node
 from edgekit.exporters.lower.matmul import matmul_values
+from edgekit.exporters.lower.products import in_float32
 from edgekit.exporters.lower.reductions import reduce_axes
 from edgekit.exporters.lower.values import Value, of_view
 from edgekit.exporters.lower.views import View
@@ -83,4 +84,4 @@ def einsum(b: Builder, node: Node) -> None:
     b.set(node.output(0), b.transposed(value, [term.index(c) for c in out]))
 
 
-OPERATORS = {"Einsum": einsum}
+OPERATORS = {"Einsum": in_float32(einsum)}

@@ -64,7 +64,7 @@ def power(b: Builder, node: Node) -> None:
                 y = b.apply("mul", y, x, dtype=dtype, shape=shape, label="Pow")
             return b.set(out, y)
     x, y = b.value(node.input(0)), b.value(node.input(1))
-    if y.dtype != dtype:
+    if y.dtype != dtype and not (y.dtype.startswith("float") and not dtype.startswith("float")):
         y = b.apply("cast", y, dtype=dtype, shape=y.shape)
     b.set(out, b.apply("pow", x, y, dtype=dtype, shape=b.shape(out), label="Pow"))
 

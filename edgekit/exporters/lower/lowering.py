@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgekit.errors import EdgekitError, InputError, UnsupportedError
-from edgekit.exporters.lower import convolution, einsum, elementwise, matmul, movement, quantized, recurrent, reductions, resize, sampling, selection, windows
+from edgekit.exporters.lower import (
+    convolution,
+    einsum,
+    elementwise,
+    matmul,
+    movement,
+    quantized,
+    recurrent,
+    reductions,
+    resize,
+    sampling,
+    selection,
+    windows,
+)
 from edgekit.exporters.lower.arena import SLACK, Need, aligned, place
 from edgekit.exporters.lower.builder import DTYPES, Builder, Constants, Node
 from edgekit.exporters.lower.plan import Buffer, Entry, Plan, Port, State

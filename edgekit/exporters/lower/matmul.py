@@ -6,7 +6,7 @@ import numpy as np
 from edgekit.exporters.kernels import spec
 from edgekit.exporters.kernels.spec import Tensor
 from edgekit.exporters.lower.builder import Builder, Node
-from edgekit.exporters.lower.products import F, floats_only, linear, rooted, tensors, with_node
+from edgekit.exporters.lower.products import F, floats_only, in_float32, linear, rooted, tensors, with_node
 from edgekit.exporters.lower.values import Product, Value, of_view
 from edgekit.exporters.lower.views import View
 from edgekit.exporters.lower.weights import CHANNEL_MAJOR, POSITION_MAJOR, Packed, packed
@@ -129,4 +129,4 @@ def _conv_value(b, shape, p: Packed, x: View, inputs, outputs, spatial, step, ch
     return rooted(shape, emit, reshape, op)
 
 
-OPERATORS = {"Gemm": gemm, "MatMul": matmul}
+OPERATORS = {"Gemm": in_float32(gemm), "MatMul": in_float32(matmul)}

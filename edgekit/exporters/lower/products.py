@@ -1,4 +1,6 @@
 """What products have in common: a value whose root is a kernel's sums, finished by whatever follows it."""
+from collections.abc import Callable
+from dataclasses import replace
 from math import prod
 
 from edgekit.exporters.kernels import spec
@@ -23,6 +25,31 @@ def floats_only(b: Builder, node: Node, *names: str) -> None:
     for name in names:
         if name and b.dtype(name) != F:
             raise node.unsupported(f"{b.dtype(name)} products are not compiled", "convert the model to float32")
+
+
+def in_float32(operator: Callable[[Builder, Node], None]) -> Callable[[Builder, Node], None]:
+    """The operator, for float16 by way of float32: its inputs are cast before it and its outputs after it."""
+    def lowered(b: Builder, node: Node) -> None:
+        if "float16" not in (b.dtype(n) for n in node.inputs if n):
+            return operator(b, node)
+
+        def wide(name: str) -> str:
+            if not name or b.dtype(name) != "float16":
+                return name
+            known, other = b.array(name), f"{name}:float32"
+            b.types[other] = F, b.shape(name)
+            b.uses[other] = b.uses[name]
+            if known is not None:
+                b.initializers[other] = known.astype(F)
+            elif name in node.inputs:
+                b.values[other] = b.apply("cast", b.value(name), dtype=F, shape=b.shape(name))
+            return other
+        inner = replace(node, inputs=tuple(map(wide, node.inputs)), outputs=tuple(map(wide, node.outputs)))
+        operator(b, inner)
+        for name, other in zip(node.outputs, inner.outputs, strict=True):
+            if other != name:
+                b.set(name, b.apply("cast", b.values[other], dtype="float16", shape=b.shape(name)))
+    return lowered
 
 
 def with_node(b: Builder, node: Node, kernel, args, ops, macs, dense_macs, sparsity, group) -> None:

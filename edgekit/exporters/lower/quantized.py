@@ -1,8 +1,6 @@
 """8-bit and other quantised operators, by their definitions: integers are moved and scaled, products are sums of integers."""
 from math import prod
 
-import numpy as np
-
 from edgekit.exporters.lower.builder import Builder, Node
 from edgekit.exporters.lower.convolution import conv_pads
 from edgekit.exporters.lower.matmul import matmul_values

@@ -4,7 +4,7 @@ import numpy as np
 from edgekit.exporters.kernels import spec
 from edgekit.exporters.kernels.spec import Body, Op
 from edgekit.exporters.lower.builder import Builder, Node
-from edgekit.exporters.lower.products import linear, with_node
+from edgekit.exporters.lower.products import in_float32, linear, with_node
 from edgekit.exporters.lower.values import of_view
 from edgekit.exporters.lower.views import View
 from edgekit.exporters.lower.weights import POSITION_MAJOR, constant, packed
@@ -130,4 +130,4 @@ def _initial(b: Builder, node: Node, k: int, order, shape) -> View:
     return state
 
 
-OPERATORS = {"LSTM": recurrent, "GRU": recurrent, "RNN": recurrent}
+OPERATORS = dict.fromkeys(("LSTM", "GRU", "RNN"), in_float32(recurrent))

@@ -3,8 +3,6 @@ from dataclasses import replace
 from itertools import product as cartesian
 from math import prod
 
-import numpy as np
-
 from edgekit.exporters.kernels import spec
 from edgekit.exporters.kernels.spec import Tensor
 from edgekit.exporters.lower.builder import Builder, Node
