@@ -26,7 +26,7 @@ except ImportError:
 
 # Operator: inputs that say what is computed, not on what.
 CONSTANT_INPUTS: dict[str, tuple[int, ...]] = {
-    "AffineGrid": (1,), "BlackmanWindow": (0,), "CenterCropPad": (1,), "Col2Im": (1, 2), "ConstantOfShape": (0,), "Conv": (1, 2),
+    "AffineGrid": (1,), "BlackmanWindow": (0,), "CausalConvWithState": (1, 2), "CenterCropPad": (1,), "Col2Im": (1, 2), "ConstantOfShape": (0,), "Conv": (1, 2),
     "ConvInteger": (1,), "ConvTranspose": (1, 2), "CumSum": (1,), "DFT": (1, 2), "Dropout": (1, 2), "Expand": (1,), "GRU": (1, 2, 3),
     "HammingWindow": (0,), "HannWindow": (0,), "LSTM": (1, 2, 3, 7), "Loop": (0, 1), "MaxUnpool": (2,), "MelWeightMatrix": (0, 1, 2, 3, 4),
     "OneHot": (1,), "Pad": (1, 3), "QLinearConv": (3,), "RNN": (1, 2, 3), "Range": (0, 1, 2),

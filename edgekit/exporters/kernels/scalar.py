@@ -88,7 +88,10 @@ def _pow_any(let, x, y):
     if _is_float(x):
         return _pow(let, x, convert.cast(let, y, base_of(x)))
     if _is_float(y):  # as C's pow on doubles, truncated
-        return convert.cast(let, math64.pow(let, let(to(x, "float64")), let(to(y, "float64"))), base_of(x))
+        z = math64.pow(let, let(to(x, "float64")), let(to(y, "float64")))
+        whole = let(tirx.nearbyint(z))
+        exact = tirx.abs(z - whole) <= tirx.abs(z) * like(z, 1e-12)  # an integer, but for the error of pow
+        return convert.cast(let, let(select(exact, whole, z)), base_of(x))
     return integers.pow(let, x, y)
 
 

@@ -178,4 +178,4 @@ def conv_transpose(b: Builder, node: Node) -> None:
     b.set(node.output(0), y)
 
 
-OPERATORS = {"Conv": in_float32(conv), "ConvTranspose": in_float32(conv_transpose)}
+OPERATORS = {"ConvTranspose": in_float32(conv_transpose)}

@@ -2,11 +2,10 @@
 from math import prod
 
 from edgekit.exporters.lower.builder import Builder, Node
-from edgekit.exporters.lower.convolution import conv_pads
 from edgekit.exporters.lower.matmul import matmul_values
-from edgekit.exporters.lower.reductions import window
 from edgekit.exporters.lower.selection import calc, kept
 from edgekit.exporters.lower.values import Value
+from edgekit.exporters.lower.windows import conv_by_windows
 
 F = "float32"
 
@@ -109,28 +108,13 @@ def qlinear_matmul(b: Builder, node: Node) -> None:
     _requantized(b, node, sums, (facing(a_scale, -2), facing(w_scale, -1), b.value(y_scale)), y_zero)
 
 
-def _conv_sums(b: Builder, node: Node, x: Value, w: Value) -> Value:
-    """int32 convolution: windows of the padded image times the weights."""
-    r, groups = len(w.shape) - 2, node.attrs.get("group", 1)
-    n, outputs, *out = b.shape(node.output(0))
-    kernel = w.shape[2:]
-    stride, dilation = node.attrs.get("strides", [1] * r), node.attrs.get("dilations", [1] * r)
-    wins = window(b, x, conv_pads(node, x.shape[2:], kernel, stride, dilation), kernel, stride, dilation, out, 0)
-    c, taps, positions = x.shape[1] // groups, prod(kernel), prod(out)
-    order = (0, 1, *range(2 + r, 2 + 2 * r), *range(2, 2 + r))
-    columns = b.reshaped(b.moved(wins, lambda v: v.transpose(order)), (n, groups, c * taps, positions))
-    rows = b.reshaped(w, (1, groups, outputs // groups, c * taps))
-    sums = matmul_values(b, rows, columns, (n, groups, outputs // groups, positions))
-    return b.reshaped(kept(b, sums), (n, outputs, *out))
-
-
 def conv_integer(b: Builder, node: Node) -> None:
-    b.set(node.output(0), _conv_sums(b, node, _centred(b, node.input(0), node.input(2), 1), _centred(b, node.input(1), node.input(3), 0)))
+    b.set(node.output(0), conv_by_windows(b, node, _centred(b, node.input(0), node.input(2), 1), _centred(b, node.input(1), node.input(3), 0)))
 
 
 def qlinear_conv(b: Builder, node: Node) -> None:
     x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero = node.inputs[:8]
-    sums = _conv_sums(b, node, _centred(b, x, x_zero, 1), _centred(b, w, w_zero, 0))
+    sums = conv_by_windows(b, node, _centred(b, x, x_zero, 1), _centred(b, w, w_zero, 0))
     per_channel = (1, sums.shape[1], *[1] * (len(sums.shape) - 2))
     if node.input(8):
         sums = calc(b, "add", sums, b.reshaped(b.value(node.input(8)), per_channel))

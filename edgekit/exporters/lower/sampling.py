@@ -104,17 +104,27 @@ def grid_sample(b: Builder, node: Node) -> None:
 
 # -- Fourier ---------------------------------------------------------------------------------------------------------
 
-def _transform(b: Builder, x: Value, n: int, bins: int, inverse: bool) -> Value:
-    """x (..., n, 1 or 2) -> (..., bins, 2): one product with a constant matrix of (n parts, bins 2)."""
-    angle = 2 * np.pi * np.outer(np.arange(n), np.arange(bins)) / n * (1 if inverse else -1)
-    cos, sin = np.cos(angle), np.sin(angle)
-    scale = 1 / n if inverse else 1.0
-    parts = x.shape[-1]
-    matrix = np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], 1)[:, :parts] * scale  # (n, parts, bins, 2)
+def _transform(b: Builder, x: Value, matrix: np.ndarray) -> Value:
+    """x (..., n, parts) times a constant (n, parts, bins, parts out), in float64: sums that cancel are 0, not noise."""
+    n, parts, bins, made = matrix.shape
     rows = prod(x.shape[:-2])
-    flat = b.reshaped(x, (rows, n * parts))
-    y = matmul_values(b, flat, b.of_array(np.ascontiguousarray(matrix.reshape(n * parts, bins * 2), x.dtype)), (rows, bins * 2))
-    return b.reshaped(kept(b, y), (*x.shape[:-2], bins, 2))
+    flat = calc(b, "cast", b.reshaped(x, (rows, n * parts)), dtype="float64")
+    y = matmul_values(b, flat, b.of_array(np.ascontiguousarray(matrix.reshape(n * parts, bins * made), np.float64)), (rows, bins * made))
+    return b.reshaped(calc(b, "cast", kept(b, y), dtype=x.dtype), (*x.shape[:-2], bins, made))
+
+
+def _fourier(n: int, parts: int, bins: int, sign: int) -> np.ndarray:
+    """(n, parts, bins, 2): e^(sign 2 pi i k j / n) as it acts on real and imaginary parts."""
+    angle = sign * 2 * np.pi * (np.outer(np.arange(n), np.arange(bins)) % n) / n
+    cos, sin = np.cos(angle), np.sin(angle)
+    return np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], 1)[:, :parts]
+
+
+def _real_inverse(n: int) -> np.ndarray:
+    """(n // 2 + 1, 2, n, 1): the real signal of half a spectrum, whose other half is its mirror image."""
+    half = _fourier(n, 2, n // 2 + 1, 1)[..., 0].transpose(2, 1, 0)  # (bins, 2, n)
+    twice = np.array([1 if k == 0 or 2 * k == n else 2 for k in range(n // 2 + 1)])
+    return (half * twice[:, None, None] / n)[..., None]
 
 
 def dft(b: Builder, node: Node) -> None:
@@ -124,21 +134,27 @@ def dft(b: Builder, node: Node) -> None:
     rank = len(x.shape)
     axis = (ints(b, node, 2) or [node.attrs.get("axis", -2)])[0] % rank
     inverse, onesided = bool(node.attrs.get("inverse", 0)), bool(node.attrs.get("onesided", 0))
-    if inverse and onesided:
-        raise node.unsupported("inverse and onesided together", "use onesided=0")
-    n = (ints(b, node, 1) or [x.shape[axis]])[0]
     order = [a for a in range(rank) if a not in (axis, rank - 1)] + [axis, rank - 1]
+    length = ints(b, node, 1)
     x = b.transposed(x, order)
-    have = x.shape[-2]
-    if n < have:
-        x = b.sliced(x, rank - 2, 0, n)
-    elif n > have:
-        padded = b.fresh(x.dtype, (*x.shape[:-2], n, x.shape[-1]))
-        b.write(x, padded.slice(rank - 2, 0, have))
-        b.fill(padded.slice(rank - 2, have, n - have), 0.0)
-        x = of_view(padded)
-    y = _transform(b, x, n, n // 2 + 1 if onesided else n, inverse)
-    b.set(node.output(0), b.transposed(y, [order.index(a) for a in range(rank)]))
+    n = length[0] if length else 2 * (x.shape[-2] - 1) if inverse and onesided else x.shape[-2]
+    x = _of_length(b, x, n // 2 + 1 if inverse and onesided else n)
+    if inverse and onesided:
+        matrix = _real_inverse(n)
+    else:
+        matrix = _fourier(n, x.shape[-1], n // 2 + 1 if onesided else n, 1 if inverse else -1) / (n if inverse else 1)
+    b.set(node.output(0), b.transposed(_transform(b, x, matrix), [order.index(a) for a in range(rank)]))
+
+
+def _of_length(b: Builder, x: Value, n: int) -> Value:
+    """x (..., have, parts) cut or filled up with zeros to (..., n, parts)."""
+    axis, have = len(x.shape) - 2, x.shape[-2]
+    if n <= have:
+        return b.sliced(x, axis, 0, n)
+    padded = b.fresh(x.dtype, (*x.shape[:-2], n, x.shape[-1]))
+    b.write(x, padded.slice(axis, 0, have))
+    b.fill(padded.slice(axis, have, n - have), 0.0)
+    return of_view(padded)
 
 
 def stft(b: Builder, node: Node) -> None:
@@ -152,7 +168,7 @@ def stft(b: Builder, node: Node) -> None:
     y = of_view(frames)
     if taps is not None:
         y = calc(b, "mul", y, b.reshaped(taps, (n, 1)))
-    b.set(node.output(0), _transform(b, y, n, shape[2], False))
+    b.set(node.output(0), _transform(b, y, _fourier(n, parts, shape[2], -1)))
 
 
 OPERATORS = {"GridSample": grid_sample, "DFT": dft, "STFT": stft}

@@ -1,13 +1,16 @@
-"""Operators over overlapping windows beyond plain pooling, and their reverse: LpPool, LRN, maxima with indices, Col2Im."""
+"""Operators over overlapping windows beyond layers and plain pooling, and their reverse: Col2Im, MaxUnpool."""
 from dataclasses import replace
 from itertools import product as cartesian
 from math import prod
 
 from edgekit.exporters.kernels import spec
 from edgekit.exporters.kernels.spec import Tensor
+from edgekit.exporters.lower import convolution
 from edgekit.exporters.lower.builder import Builder, Node
 from edgekit.exporters.lower.convolution import conv_pads
+from edgekit.exporters.lower.matmul import matmul_values
 from edgekit.exporters.lower.movement import ints
+from edgekit.exporters.lower.products import in_float32
 from edgekit.exporters.lower.reductions import pool, reduce_axes, window
 from edgekit.exporters.lower.selection import calc, iota, kept, scatter, where
 from edgekit.exporters.lower.values import Value, of_view
@@ -29,6 +32,32 @@ def _root(b: Builder, x: Value, p: float) -> Value:
 def _power(b: Builder, x: Value, p: float) -> Value:
     """|x|^p"""
     return calc(b, "abs", x) if p == 1 else calc(b, "mul", x, x) if p == 2 else calc(b, "pow", calc(b, "abs", x), attrs=(float(p),))
+
+
+def conv_by_windows(b: Builder, node: Node, x: Value, w: Value) -> Value:
+    """A convolution by weights of any dtype that are computed at run time: every window of the padded image, times the weights."""
+    r, groups = len(w.shape) - 2, node.attrs.get("group", 1)
+    n, outputs, *out = b.shape(node.output(0))
+    kernel = w.shape[2:]
+    stride, dilation = node.attrs.get("strides", [1] * r), node.attrs.get("dilations", [1] * r)
+    wins = window(b, x, conv_pads(node, x.shape[2:], kernel, stride, dilation), kernel, stride, dilation, out, 0)
+    c, taps, positions = x.shape[1] // groups, prod(kernel), prod(out)
+    order = (0, 1, *range(2 + r, 2 + 2 * r), *range(2, 2 + r))
+    columns = b.reshaped(b.transposed(wins, order), (n, groups, c * taps, positions))
+    rows = b.reshaped(w, (1, groups, outputs // groups, c * taps))
+    sums = matmul_values(b, rows, columns, (n, groups, outputs // groups, positions))
+    return b.reshaped(kept(b, sums), (n, outputs, *out))
+
+
+def conv(b: Builder, node: Node) -> None:
+    """Conv: the layer where weights and bias are constants, else by windows."""
+    bias = node.input(2)
+    if b.array(node.input(1)) is not None and b.dtype(node.input(0)) == "float32" and (not bias or b.array(bias) is not None):
+        return convolution.conv(b, node)
+    y = conv_by_windows(b, node, b.value(node.input(0)), b.value(node.input(1)))
+    if bias:
+        y = calc(b, "add", y, b.reshaped(b.value(bias), (1, y.shape[1], *[1] * (len(y.shape) - 2))))
+    b.set(node.output(0), y)
 
 
 def lp_pool(b: Builder, node: Node) -> None:
@@ -136,6 +165,6 @@ def col2im(b: Builder, node: Node) -> None:
 
 
 OPERATORS = {
-    "LpPool": lp_pool, "GlobalLpPool": global_lp_pool, "LpNormalization": lp_normalization, "LRN": lrn, "MaxPool": max_pool,
+    "Conv": in_float32(conv), "LpPool": lp_pool, "GlobalLpPool": global_lp_pool, "LpNormalization": lp_normalization, "LRN": lrn, "MaxPool": max_pool,
     "MaxUnpool": max_unpool, "Col2Im": col2im,
 }
