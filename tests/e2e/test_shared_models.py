@@ -50,7 +50,7 @@ def test_dense_agrees_with_the_original(shared, tmp_path, name):
     bundle = export(shared, name, tmp_path)
     vectors = Vectors(shared(name + ".vectors.npz"))
     for target in TARGETS:
-        for case in vectors.cases if target != "arm64" else vectors.cases[:1]:  # an emulator is slow
+        for case in vectors.cases:
             outputs = bundle.run(vectors.inputs_of(case), target=target)
             for got, (output, wanted) in zip(outputs, vectors.outputs.items(), strict=True):
                 assert relative(got, wanted[case]) <= TOLERANCE, (target, case, output)
@@ -63,18 +63,18 @@ def test_half_pruned_agrees_with_onnxruntime(shared, tmp_path, name):
     for case in vectors.cases:
         inputs = vectors.inputs_of(case)
         wanted = bundle.run(inputs, target="onnx")
-        for target in TARGETS if case == 0 else ["host", "wasm"]:
+        for target in TARGETS:
             for got, reference in zip(bundle.run(inputs, target=target), wanted, strict=True):
                 assert relative(got, reference) <= TOLERANCE, (target, case)
     check_pruned(tmp_path / "model.ekb")
 
 
 def check_pruned(bundle: Path) -> None:
-    """The zeros are in the standard model too, and every layer is half zeros or says why not."""
+    """The zeros are in the standard model too, and every layer is about half zeros, or was sparser before, or says why not."""
     manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
     pruned = [layer for layer in manifest["layers"] if layer["sparsity"] > 0]
     for layer in manifest["layers"]:
-        assert layer["reason"] or abs(layer["sparsity"] - 0.5) < 0.15, layer
+        assert layer["reason"] or layer["sparsity"] > 0.35, layer
     weights = [numpy_helper.to_array(w) for w in onnx.load(bundle / "model.onnx").graph.initializer]
     shares = [float((w == 0).mean()) for w in weights if w.ndim >= 2 and w.size > 64]
     assert sum(share > 0.3 for share in shares) >= len(pruned) > 0 or not pruned
