@@ -7,7 +7,7 @@ Compiled code has fixed shapes and fixed weights. A model that leaves a dimensio
 compiles in (CONSTANT_INPUTS: shapes, axes, weights), is compiled when it is run, once for each combination of those.
 """
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,10 +37,20 @@ CONSTANT_INPUTS: dict[str, tuple[int, ...]] = {
 }
 
 
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """All nodes, those of subgraphs, too."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _nodes(attribute.g)
+
+
 def constant_inputs(model: onnx.ModelProto) -> set[str]:
     """Inputs of the model that an operator takes in a place of CONSTANT_INPUTS, or that what it takes there is computed from."""
-    makers = {name: node for node in model.graph.node for name in node.output}
-    wanted = [node.input[k] for node in model.graph.node for k in CONSTANT_INPUTS.get(node.op_type, ()) if k < len(node.input)]
+    nodes = list(_nodes(model.graph))
+    makers = {name: node for node in nodes for name in node.output}
+    wanted = [node.input[k] for node in nodes for k in CONSTANT_INPUTS.get(node.op_type, ()) if k < len(node.input)]
     found: set[str] = set()
     while wanted:
         name = wanted.pop()

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,8 @@ def infer(op: str, inputs: Sequence[Typed | None], attrs: dict[str, Any], output
 
     if op in LIKE_INPUT and inputs and inputs[0] is not None:
         return [(inputs[0][0], inputs[0][1])]
+    if op == "Range":               # function bodies of ONNX's own give it tensors of one element
+        inputs = [(v[0], (), v[2] if v[2] is None else v[2].reshape(())) if v and prod(v[1]) == 1 else v for v in inputs]
     if op == "STFT":                # whose inference takes another default than its definition
         attrs = {"onesided": 1, **attrs}
     names = [f"i{k}" if v is not None else "" for k, v in enumerate(inputs)]
@@ -76,6 +79,8 @@ def evaluate(op: str, inputs: Sequence[np.ndarray | None], attrs: dict[str, Any]
     """The outputs of `op` on constants by onnxruntime, else by onnx's reference evaluator; None if neither can."""
     from edgekit.exporters.load.graph import make_node
 
+    if op == "Range":
+        inputs = [v.reshape(()) if v is not None and v.size == 1 else v for v in inputs]
     names = [f"i{k}" if v is not None else "" for k, v in enumerate(inputs)]
     feed = {n: v for n, v in zip(names, inputs) if v is not None}
     node = make_node(op, names, [f"o{k}" for k in range(len(types))], attrs, op)
