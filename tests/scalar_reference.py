@@ -34,9 +34,14 @@ def _div(dtype, attrs, a, b):
 
 
 def _cast(dtype, attrs, x):
-    if np.dtype(dtype).kind in "iu" and np.asarray(x).dtype.kind == "f":
-        x = np.trunc(x)
+    if np.dtype(dtype).kind in "iu" and np.asarray(x).dtype.kind == "f":  # clamped, NaN is 0
+        i = np.iinfo(dtype)
+        x = np.clip(np.trunc(np.where(np.isnan(x), 0, x).astype(np.float64)), i.min, i.max)
     return np.asarray(x).astype(dtype)
+
+
+def _rest(remainder):
+    return _same(lambda a, b: remainder(a, b) if np.asarray(a).dtype.kind == "f" else np.where(b == 0, 0, remainder(a, np.where(b == 0, 1, b))))
 
 
 SCALAR = {
@@ -54,10 +59,10 @@ SCALAR = {
     "gelu": _f(lambda x: x * 0.5 * (1 + _erf(x / math.sqrt(2)))),
     "gelu_tanh": _f(lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3)))),
     "swish": _g(lambda p, x: x / (1 + np.exp(-(p[0] if p else 1.0) * x))), "sigmoid": _f(lambda x: 1 / (1 + np.exp(-x))),
-    "exp": _f(np.exp), "log": _f(np.log), "sqrt": _f(np.sqrt), "reciprocal": _f(lambda x: 1 / x), "tanh": _f(np.tanh), "erf": _f(_erf),
+    "exp": _f(np.exp), "log": _f(np.log), "sqrt": _f(np.sqrt), "reciprocal": _f(lambda x: 1 / x), "rsqrt": _f(lambda x: 1 / np.sqrt(x)), "tanh": _f(np.tanh), "erf": _f(_erf),
     "sin": _f(np.sin), "cos": _f(np.cos), "tan": _f(np.tan), "asin": _f(np.arcsin), "acos": _f(np.arccos), "atan": _f(np.arctan),
     "sinh": _f(np.sinh), "cosh": _f(np.cosh), "asinh": _f(np.arcsinh), "acosh": _f(np.arccosh), "atanh": _f(np.arctanh),
-    "pow": _f(np.power), "floor": _f(np.floor), "ceil": _f(np.ceil), "round": _f(np.rint), "cast": _cast,
+    "pow": _g(lambda p, x, *y: np.power(x, y[0] if y else p[0])), "mod": _rest(np.mod), "fmod": _rest(np.fmod), "floor": _f(np.floor), "ceil": _f(np.ceil), "round": _f(np.rint), "cast": _cast,
     "equal": _same(np.equal), "less": _same(np.less), "lessequal": _same(np.less_equal), "greater": _same(np.greater),
     "greaterequal": _same(np.greater_equal), "and": _same(np.logical_and), "or": _same(np.logical_or), "xor": _same(np.logical_xor),
     "not": _same(np.logical_not), "where": _same(lambda c, a, b: np.where(c, a, b)), "isnan": _same(np.isnan),

@@ -11,14 +11,15 @@ import pytest
 
 from edgekit.errors import EdgekitError, InputError, ShapeError, UnsupportedError
 
-onnx = pytest.importorskip("onnx", reason="needs the [export] extra")
+pytest.importorskip("onnx", reason="needs the [export] extra")
 pytest.importorskip("tvm", reason="needs the [export] extra")
 
-import onnx.backend.test  # noqa: E402
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
-from onnx.backend.test.loader import load_model_tests  # noqa: E402
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from onnx.backend.test import BackendTest
+from onnx.backend.test.loader import load_model_tests
 
-import edgekit.onnx_backend as backend  # noqa: E402
+import edgekit.onnx_backend as backend
 
 KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator")
 PASSING = {"node": 1493, "simple": 15, "pytorch-converted": 82, "pytorch-operator": 35}  # of onnx 1.23
@@ -141,7 +142,7 @@ def _compile_everything() -> None:
 
 def test_through_onnx_s_own_runner():
     """The classes that `onnx.backend.test` makes of a backend."""
-    made = onnx.backend.test.BackendTest(backend, __name__).include(r"^test_(relu|reduce_max_default_axes_keepdims_example)_cpu$").test_cases
+    made = BackendTest(backend, __name__).include(r"^test_(relu|reduce_max_default_axes_keepdims_example)_cpu$").test_cases
     suite = unittest.TestSuite(case(name) for case in made.values() for name in dir(case) if re.match(r"test_(relu|reduce_max_d.*example)_cpu$", name))
     result = unittest.TestResult()
     suite.run(result)

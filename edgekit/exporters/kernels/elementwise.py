@@ -4,7 +4,7 @@ from contextlib import ExitStack
 from tvm import tirx
 
 from edgekit.exporters.kernels.body import address, evaluate, lanes_for, read, write
-from edgekit.exporters.kernels.loops import Code, Machine
+from edgekit.exporters.kernels.loops import Code, Machine, const
 from edgekit.exporters.kernels.scalar import apply
 from edgekit.exporters.kernels.spec import Gather, Map, Scatter
 
@@ -79,10 +79,11 @@ def build_scatter(k: Scatter, machine: Machine):
     updates, index, out = code.operand(k.updates.dtype), code.operand(k.index.dtype), code.operand(k.output.dtype)
     with code.units(), ExitStack() as stack:
         position = [stack.enter_context(code.loop(extent)) for extent in k.shape]
-        j = code.let(code.i(code.load(index, address(code, k.index.strides, position))))
-        j = code.let(tirx.Select(j < code.i(0), j + code.i(k.extent), j))
-        with code.when(tirx.And(j >= code.i(0), j < code.i(k.extent))):
-            at = [j if a == k.axis else p for a, p in enumerate(position)]
+        j = code.let(code.load(index, address(code, k.index.strides, position)))
+        zero, extent = const(0, k.index.dtype), const(k.extent, k.index.dtype)  # an int64 may not fit an address
+        j = code.let(tirx.Select(j < zero, j + extent, j))
+        with code.when(tirx.And(j >= zero, j < extent)):
+            at = [code.i(j) if a == k.axis else p for a, p in enumerate(position)]
             value = code.load(updates, address(code, k.updates.strides, position))
             if k.op != "set":
                 old = code.load(out, address(code, k.output.strides, at))
