@@ -117,6 +117,19 @@ BROKEN = {
 }
 
 
+@pytest.mark.parametrize("proto", [
+    model([node("Split", "x", "y z", num_outputs=1)], {"x": [5, 2]}, "y z", opset=18),
+    model([node("GRU", "x w r", "y h", hidden_size=4)], {"x": [0, 1, 3]}, "y h",
+          {"w": np.ones((1, 12, 3), F32), "r": np.ones((1, 12, 4), F32)}, 7),
+    model([helper.make_node("Relu", ["x"], ["x"])], {"x": [1]}, "x", opset=13),
+    model([node("Cast", "x", "y", to=127)], {"x": [1]}, "y", opset=13),
+    model([node("Relu", "x", "y")], {"x": (127, [1])}, "y", opset=13),
+], ids=["split-outputs", "empty-gru", "output-is-input", "cast-to-unknown", "input-of-unknown-type"])
+def test_what_fuzzing_found(proto):
+    """The first two end the process in onnx and onnxruntime if they get there."""
+    survives(proto.SerializeToString())
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_graphs(tmp_path, name):
     change, part = BROKEN[name]

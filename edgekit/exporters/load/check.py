@@ -6,6 +6,8 @@ from graphlib import CycleError, TopologicalSorter
 
 import numpy as np
 import onnx
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, numpy_helper
 
 from edgekit.errors import InputError
@@ -19,6 +21,7 @@ WEIGHTED = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 0, "LSTM": 1, "G
 
 def check(model: onnx.ModelProto) -> None:
     """InputError for anything that onnx's checker refuses, cycles, missing values, and NaN or infinite weights."""
+    _text(model)
     _versions(model)
     graph = model.graph
     if not graph.output:
@@ -36,6 +39,18 @@ def check(model: onnx.ModelProto) -> None:
         if "is deprecated in domain_version" not in text:       # the tracer knows what came after those
             raise InputError(f"invalid ONNX: {text[:400]}", fix=AGAIN) from None
     _finite(model)
+
+
+def _text(message: Message) -> None:
+    """Looks at every text: where one is not UTF-8, protobuf fails here (or gives bytes) rather than deep inside."""
+    for field, value in message.ListFields():
+        if field.type == FieldDescriptor.TYPE_STRING:
+            for text in [value] if isinstance(value, (str, bytes)) else value:
+                if not isinstance(text, str):
+                    raise InputError("a name in it is not UTF-8", fix=AGAIN)
+        elif field.type == FieldDescriptor.TYPE_MESSAGE:
+            for inner in [value] if isinstance(value, Message) else value:
+                _text(inner)
 
 
 def _versions(model: onnx.ModelProto) -> None:
@@ -57,6 +72,11 @@ def _order(graph: GraphProto) -> None:
     """Sorts the nodes if they are not sorted. InputError: a cycle, a value made twice, or one that nothing makes."""
     outside = {v.name for v in graph.input} | {i.name for i in graph.initializer}
     outside |= {s.values.name for s in graph.sparse_initializer}
+    inputs, outputs = [v.name for v in graph.input], [v.name for v in graph.output]
+    for name in inputs + outputs:
+        if (inputs + outputs).count(name) > 1:
+            raise InputError(f"{name!r} names two of the inputs and outputs", where=f"graph {graph.name}",
+                             fix="give every input and output a name of its own")
     maker: dict[str, int] = {}
     for number, node in enumerate(graph.node):
         for output in filter(None, node.output):

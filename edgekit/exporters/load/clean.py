@@ -23,6 +23,8 @@ def clean(model: onnx.ModelProto, shapes: Shapes | None = None, keep: frozenset[
             check(model)
             return [(binding.name, to_model(clean_graph(model, binding.shapes, keep), model.graph.name or "model"))
                     for binding in bindings(input_dims(model), shapes)]
+    except MemoryError:
+        raise InputError("not enough memory to load it", where=where, fix="export a smaller model") from None
     except EdgekitError as error:
         error.where = ": ".join(filter(None, [where, error.where]))
         raise

@@ -13,7 +13,7 @@ from edgekit.exporters.load.graph import Builder, Value
 from edgekit.exporters.load.sequences import stack
 
 Run = Callable[[GraphProto, "dict[str, Item]", str], "list[Item]"]      # (body, its inputs, prefix of names) -> outputs
-TRIP_LIMIT = 100_000
+TRIP_LIMIT = 10_000
 
 
 def branch(builder: Builder, call: Call, run: Run) -> list[Item]:

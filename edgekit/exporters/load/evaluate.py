@@ -89,7 +89,9 @@ def evaluate(op: str, inputs: Sequence[np.ndarray | None], attrs: dict[str, Any]
         [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for n, v in feed.items()],
         [helper.make_tensor_value_info(f"o{k}", dtype, shape) for k, (dtype, shape) in enumerate(types)])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
-    for run in (_onnxruntime, _reference):
+    # onnxruntime ends the process on some operators (GRU) given nothing at all.
+    empty = any(v.size == 0 for v in feed.values())
+    for run in (_reference,) if empty else (_onnxruntime, _reference):
         try:
             found = [np.asarray(array) for array in run(model, feed)]
         except Exception:           # an operator or element type that this evaluator lacks: the next one may know it

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
-from edgekit.exporters.load.graph import Graph
+from edgekit.exporters.load.graph import OPSET, Graph
 
 FLOATS = (np.float16, np.float32, np.float64)
 
@@ -21,7 +21,8 @@ def drop_unused(graph: Graph) -> Graph:
         if needed.intersection(node.output):
             kept = onnx.NodeProto()
             kept.CopyFrom(node)
-            while len(kept.output) > 1 and kept.output[-1] not in needed and kept.op_type != "Split":
+            least = len(kept.output) if kept.op_type == "Split" else onnx.defs.get_schema(kept.op_type, OPSET, "").min_output
+            while len(kept.output) > least and kept.output[-1] not in needed:
                 kept.output.pop()
             needed.update(i for i in node.input if i)
             nodes.append(kept)

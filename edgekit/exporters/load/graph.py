@@ -16,15 +16,18 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekit.errors import InputError, ShapeError
+from edgekit.errors import InputError, ShapeError, UnsupportedError
 from edgekit.exporters.load.evaluate import bits, evaluate, infer
 
 OPSET = 21          # every clean graph: old enough for any ONNX runtime in use, new enough to need no legacy attribute
 IR_VERSION = 10     # the one that came with opset 21
 FOLD_LIMIT = 4 << 20         # a constant result larger than this, and than twice its inputs, is left to be computed
 TENSOR_LIMIT = 1 << 31       # bytes of one tensor
-NODE_LIMIT = 200_000         # after unrolling
+NODE_LIMIT = 50_000          # after unrolling
 RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"})
+# Element types of OPSET: those that Identity takes.
+TYPES = frozenset(number for name, number in TensorProto.DataType.items() if f"tensor({name.lower()})" in next(
+    c.allowed_type_strs for c in onnx.defs.get_schema("Identity", OPSET, "").type_constraints))
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +53,14 @@ class Graph:
 
 def where(op: str, name: str) -> str:
     return f"node {name} ({op})" if name else f"a node of type {op}"
+
+
+def check_type(dtype: int, at: str) -> None:
+    """UnsupportedError unless `dtype` is an element type of OPSET, text aside."""
+    if dtype == TensorProto.STRING:
+        raise UnsupportedError("text", where=at, fix="turn text into numbers outside of the model")
+    if dtype not in TYPES:
+        raise UnsupportedError(f"opset {OPSET} has no element type {dtype}", where=at, fix="use float32 there")
 
 
 @dataclass
@@ -79,6 +90,7 @@ class Builder:
         return value
 
     def input(self, name: str, dtype: int, shape: tuple[int, ...]) -> Value:
+        check_type(dtype, f"input {name}")
         self._taken.add(name)
         value = Value(name, dtype, shape)
         self.values[name] = value
@@ -94,6 +106,7 @@ class Builder:
             ins.pop()
         types = infer(op, [v and (v.dtype, v.shape, v.data) for v in ins], attrs, len(outputs), OPSET, where(op, name))
         for dtype, shape in types:
+            check_type(dtype, where(op, name))
             if shape is None:
                 raise ShapeError(f"the output shape of {op} depends on the data", where=where(op, name),
                                  fix="edgekit compiles static shapes: pad to a fixed size and mask in the model instead")

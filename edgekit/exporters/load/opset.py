@@ -154,8 +154,12 @@ def _slice(builder: Builder, call: Call) -> Call:
 
 
 def _split_parts(builder: Builder, call: Call) -> Call:
-    """Since opset 18 an even split says so in an attribute."""
-    return call if call.item(1) is not None else call.having(num_outputs=len(call.outputs))
+    """Since opset 18 an even split says so in an attribute. A wrong one ends the process in onnx's inference."""
+    if call.item(1) is not None:
+        return call
+    if call.attrs.get("num_outputs", len(call.outputs)) != len(call.outputs):
+        raise InputError(f"Split into {call.attrs['num_outputs']} has {len(call.outputs)} outputs", where=call.where)
+    return call.having(num_outputs=len(call.outputs))
 
 
 def _tile(builder: Builder, call: Call) -> Call:
@@ -247,7 +251,7 @@ RULES: tuple[tuple[frozenset[str], int, Rule], ...] = (
     (_of("Slice"), 10, _slice),
     (_of("Split"), 2, _default_to(axis=1)),
     (_of("Split"), 13, _to_input("split", 1)),
-    (_of("Split"), 18, _split_parts),
+    (_of("Split"), EVER, _split_parts),
     (_of("Squeeze", "Unsqueeze", "ReduceSum"), 13, _to_input("axes", 1)),
     (_REDUCE, 18, _to_input("axes", 1)),
     (_of("TopK"), 10, _to_input("k", 1)),
