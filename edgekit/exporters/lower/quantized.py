@@ -30,7 +30,7 @@ def _spread(b: Builder, node: Node, value: Value, x: Value, shape: tuple[int, ..
     thin = (*shape[:axis + 1], 1, *shape[axis + 1:])
     wide = (*shape[:axis + 1], block, *shape[axis + 1:])
     full = b.reshaped(b.moved(b.reshaped(value, thin), lambda v: v.broadcast(wide)), (*shape[:axis], shape[axis] * block, *shape[axis + 1:]))
-    return b.moved(full, lambda v: v.slice(axis, 0, x.shape[axis]))
+    return b.sliced(full, axis, 0, x.shape[axis])
 
 
 def _cast(b: Builder, x: Value, dtype: str) -> Value:

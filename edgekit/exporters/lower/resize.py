@@ -1,5 +1,5 @@
 """Resize: along one axis after the other, every output a weighted sum of a few neighbours, all of them known beforehand."""
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import ceil, floor
 
 import numpy as np
@@ -32,8 +32,8 @@ def source_positions(node: Node, n: int, out: int, scale: float, roi: tuple[floa
 
 def _nearest(node: Node, position: np.ndarray) -> np.ndarray:
     mode = node.attrs.get("nearest_mode", "round_prefer_floor")
-    rules = {"round_prefer_floor": lambda p: np.ceil(p - 0.5), "round_prefer_ceil": lambda p: np.floor(p + 0.5), "floor": np.floor,
-             "ceil": np.ceil}
+    rules: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "round_prefer_floor": lambda p: np.ceil(p - 0.5), "round_prefer_ceil": lambda p: np.floor(p + 0.5), "floor": np.floor, "ceil": np.ceil}
     if mode not in rules:
         raise node.unsupported(f"nearest_mode {mode!r}", "use one of " + ", ".join(rules))
     return rules[mode](position).astype(np.int64)

@@ -49,7 +49,8 @@ def trilu(b: Builder, node: Node) -> None:
 
 def eye_like(b: Builder, node: Node) -> None:
     out = node.output(0)
-    b.set(out, b.of_array(np.eye(*b.shape(out), node.attrs.get("k", 0)).astype(b.dtype(out))))
+    rows, columns = b.shape(out)
+    b.set(out, b.of_array(np.eye(rows, columns, node.attrs.get("k", 0)).astype(b.dtype(out))))
 
 
 def one_hot(b: Builder, node: Node) -> None:
@@ -60,7 +61,7 @@ def one_hot(b: Builder, node: Node) -> None:
     at = kept(b, b.reshaped(index, (*shape[:axis], 1, *shape[axis + 1:])))
     at = where(b, calc(b, "less", at, 0, dtype="bool"), calc(b, "add", at, size), at)
     hit = calc(b, "equal", at, iota(shape, axis, index.dtype), dtype="bool")
-    off, on = (b.reshaped(b.moved(values, lambda v, k=k: v.slice(0, k, 1)), ()) for k in (0, 1))
+    off, on = (b.reshaped(b.sliced(values, 0, k, 1), ()) for k in (0, 1))
     b.set(node.output(0), where(b, hit, on, off))
 
 
@@ -103,7 +104,7 @@ def cum_sum(b: Builder, node: Node) -> None:
         return v.slice(axis, n - 1, n, -1) if node.attrs.get("reverse", 0) else v
 
     def part(v: Value, start: int, count: int) -> Value:
-        return b.moved(v, lambda w: w.slice(axis, start, count))
+        return b.sliced(v, axis, start, count)
     y = kept(b, b.moved(x, flipped))
     step = 1
     while step < n:
@@ -152,7 +153,7 @@ def flat_index(b: Builder, index: Value, shape: Sequence[int], batch: int = 0) -
     total: Value | None = None
     for j in range(k):
         n = shape[batch + j]
-        at = kept(b, b.reshaped(b.moved(index, lambda v, j=j: v.slice(len(v.shape) - 1, j, 1)), index.shape[:-1]))
+        at = kept(b, b.reshaped(b.sliced(index, len(index.shape) - 1, j, 1), index.shape[:-1]))
         at = where(b, calc(b, "less", at, 0, dtype="bool"), calc(b, "add", at, n), at)
         at = calc(b, "mul", at, prod(shape[batch + j + 1:batch + k]))
         total = at if total is None else calc(b, "add", total, at)
