@@ -5,6 +5,7 @@ from onnx import TensorProto, helper
 
 from edgekit.errors import UnsupportedError
 from tests.lower.graphs import check, model, plan_of
+from tests.reference import Machine
 
 RNG = np.random.default_rng(1)
 F = np.float32
@@ -126,6 +127,23 @@ def test_any_resize(seed):
         attrs["nearest_mode"] = str(r.choice(["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"]))
     made, inputs, constants = resized((1, 2, *extents), sizes=[1, 2, *(int(v) for v in r.integers(1, 25, 2))], **attrs)
     check(model([made], inputs, made.output, constants), inputs, 1e-4)
+
+
+@pytest.mark.parametrize("largest", [0, 1])
+def test_top_k_takes_nan_for_the_largest(largest):
+    made = node("TopK", "x k", "v w", largest=largest)
+    x = n(4, 9)
+    x[0, [1, 5]] = x[1, 0] = np.nan
+    x[2] = np.nan
+    graph = model([made], {"x": x}, made.output, {"k": np.asarray([9])})
+    plan, weights = plan_of(graph)
+    found = Machine(plan, weights).run(plan.entries[0], {"x": x})
+    order = np.argsort(x, axis=1, kind="stable")  # numpy puts NaN last
+    if largest:
+        key = np.where(np.isnan(x), np.inf, x)
+        order = np.argsort(-key, axis=1, kind="stable")
+    np.testing.assert_array_equal(found["w"], order)
+    np.testing.assert_array_equal(found["v"], np.take_along_axis(x, order, 1))
 
 
 def test_what_a_shape_depends_on_must_be_constant():

@@ -120,8 +120,12 @@ def cum_sum(b: Builder, node: Node) -> None:
     b.set(node.output(0), b.moved(y, flipped))
 
 
+def _logic(b: Builder, op: str, x: Value, y: Value) -> Value:
+    return calc(b, op, x, y, dtype="bool")
+
+
 def top_k(b: Builder, node: Node) -> None:
-    """Every element is counted to its rank, then put there: quadratic in the axis, and always sorted."""
+    """Every element is counted to its rank, then put there: quadratic in the axis, and always sorted. NaN is the largest number."""
     x = kept(b, b.value(node.input(0)))
     axis = node.attrs.get("axis", -1) % len(x.shape)
     n, rank = x.shape[axis], len(x.shape)
@@ -129,9 +133,16 @@ def top_k(b: Builder, node: Node) -> None:
     order = [*range(axis), rank, *range(axis + 1, rank), axis]
     other = b.transposed(mine, order)
     wide = (*x.shape, n)
-    before = calc(b, "greater" if node.attrs.get("largest", 1) else "less", other, mine, dtype="bool")
-    tie = calc(b, "and", calc(b, "equal", other, mine, dtype="bool"), b.of_array(iota(wide, rank) < iota(wide, axis)), dtype="bool")
-    first = calc(b, "cast", calc(b, "or", before, tie, dtype="bool"), dtype="int32")
+    largest = bool(node.attrs.get("largest", 1))
+    before = calc(b, "greater" if largest else "less", other, mine, dtype="bool")
+    same = calc(b, "equal", other, mine, dtype="bool")
+    if x.dtype.startswith("float"):
+        odd, own = (calc(b, "isnan", v, dtype="bool") for v in (other, mine))
+        ahead, behind = (odd, own) if largest else (own, odd)
+        before = _logic(b, "or", before, _logic(b, "and", ahead, calc(b, "not", behind)))
+        same = _logic(b, "or", same, _logic(b, "and", odd, own))
+    tie = _logic(b, "and", same, b.of_array(iota(wide, rank) < iota(wide, axis)))
+    first = calc(b, "cast", _logic(b, "or", before, tie), dtype="int32")
     place = kept(b, reduce_axes(b, replace_shape(b, first, wide), [rank], "sum", x.shape, node.op))
     for k, value in ((0, x), (1, of_view(b.memory(b.apply("identity", b.of_array(iota(x.shape, axis)), dtype="int64", shape=x.shape))))):
         if node.output(k):
