@@ -334,7 +334,7 @@ def test_opening_and_closing_leaves_nothing(files, target, times):
     for _ in range(times):
         once()
     after = _facts()
-    assert after[0] - rss < 8000 and after[1] == handles and after[2] <= tasks, (rss, handles, tasks, after)
+    assert after[0] - rss < 8000 and after[1] <= handles and after[2] <= tasks, (rss, handles, tasks, after)
     assert len(_children()) == children
 
 
