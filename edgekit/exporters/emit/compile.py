@@ -136,6 +136,7 @@ def _run_compiler(kernels, paths, target: Target, names, progress) -> None:
 
 # LLVM's half-float helpers come weak into every object; a model's library exports nothing of the kind.
 _HELPER = re.compile(r"^\s*\.(weak|globl|weak_definition|weak_def_can_be_hidden|linkonce)\b.*_?_(extendhfsf2|truncsfhf2)\b.*\n", re.MULTILINE)
+_COFF_HELPER = re.compile(r"(\.def\s+_*(?:extendhfsf2|truncsfhf2);\s*\.scl\s+)2;")  # storage class 2 is external, 3 is static
 _DEBUG = re.compile(r"\s*\.(section\s+(\.debug|__DWARF|\.custom_section\.\.debug)|loc\b|cfi_sections)")
 _SECTION = re.compile(r"\s*\.(section|text|data|bss|const|build_version|subsections_via_symbols)\b")
 
@@ -143,7 +144,7 @@ _SECTION = re.compile(r"\s*\.(section|text|data|bss|const|build_version|subsecti
 def only_kernel(text: str, name: str) -> str:
     """The assembly with the kernel under its final name, helpers kept local to the object, and no debug information."""
     kept, skipping = [], False
-    for line in _HELPER.sub("", text).splitlines():
+    for line in _COFF_HELPER.sub(r"\g<1>3;", _HELPER.sub("", text)).splitlines():
         if _SECTION.match(line):
             skipping = _DEBUG.match(line) is not None
         if not skipping and not _DEBUG.match(line) and not re.match(r"\s*\.file\s+\d", line):
