@@ -1,9 +1,8 @@
 """The scalar operations of fused bodies (`spec.Op`) by name: `apply` makes expressions of them.
 
-A bool is a uint8 of 0 or 1, in memory and in
-expressions alike (any other byte reads as 1). float16 is computed in float32 and rounded after every operation. Integers
-wrap around, never trap and are never undefined (see `integers`, `convert`). float64 has functions of its own except for
-erf and gelu, which go through float32.
+A bool is a uint8 of 0 or 1, in memory and in expressions alike (any other byte reads as 1). float16 is computed in float32
+and rounded after every operation. Integers wrap around, never trap and are never undefined (see `integers`, `convert`).
+float64 has functions of its own except for erf and gelu, which go through float32. NaN passes through max, min, relu, clip.
 """
 import math as m
 from collections.abc import Callable
