@@ -9,19 +9,20 @@ BASIS = "multiply-adds and bytes of each layer, counted; not time"
 
 
 def check(model: Any, target: str = "host", *, progress: Callable[[str], None] = lambda _: None, **options: Any) -> dict:
-    """ok, unsupported [{entry, node, op, reason, fix}], operators {op: count}, layers with their levels of sparsity.
+    """ok, unsupported [{entry, node, op, reason, fix}], operators {op: count}, layers and total with levels of sparsity.
 
     Every target compiles the same operators; `target` is checked to exist. options are those of `load`. What the loader
     refuses as unsupported is reported as such; every other InputError of the loader is raised.
     """
     from edgekit.exporters.load import load
-    from edgekit.exporters.lower import unsupported
+    from edgekit.exporters.lower import supported, unsupported
     from edgekit.exporters.sparsify import benefit
     targets.load(target)
-    out: dict = {"model": "", "target": target, "ok": False, "unsupported": [], "operators": {}, "layers": [], "basis": BASIS}
+    out: dict = {"model": "", "target": target, "ok": False, "unsupported": [], "operators": {}, "layers": [],
+                 "total": {"macs": 0, "bytes": 0, "levels": []}, "basis": BASIS}
     progress("loading the model")
     try:
-        loaded = load(model, **options)
+        loaded = load(model, keep=supported(), **options)
     except UnsupportedError as error:
         return out | {"unsupported": [{"entry": "", "node": error.where, "op": "", "reason": error.what, "fix": error.fix}]}
     operators: dict[str, int] = {}
@@ -35,4 +36,15 @@ def check(model: Any, target: str = "host", *, progress: Callable[[str], None] =
     layers = [{"name": x.name, "op": x.op, "shape": list(x.shape), "macs": x.macs, "bytes": x.bytes, "group": x.group,
                "reason": x.reason, "levels": [{"sparsity": c.sparsity, "macs": c.macs, "bytes": c.bytes} for c in x.levels]}
               for x in benefit(loaded.variants[0].model)]
-    return out | {"model": loaded.name, "ok": not wrong, "unsupported": wrong, "operators": operators, "layers": layers}
+    return out | {"model": loaded.name, "ok": not wrong, "unsupported": wrong, "operators": operators, "layers": layers,
+                  "total": _total(layers)}
+
+
+def _total(layers: list[dict]) -> dict:
+    """Of all layers, those that stay dense counted as they are."""
+    levels = sorted({c["sparsity"] for x in layers for c in x["levels"]})
+
+    def at(sparsity: float, what: str) -> int:
+        return sum(next((c[what] for c in x["levels"] if c["sparsity"] == sparsity), x[what]) for x in layers)
+    return {"macs": sum(x["macs"] for x in layers), "bytes": sum(x["bytes"] for x in layers),
+            "levels": [{"sparsity": s, "macs": at(s, "macs"), "bytes": at(s, "bytes")} for s in levels]}

@@ -295,7 +295,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("-o", "--output", metavar="OUT.ekb", required=True)
     export.add_argument("-t", "--target", action="append", help="repeatable (default: host); see `edgekit targets`")
     export.add_argument("--sparsity", type=float, default=0.0, help="share of the weights to prune, 0 to below 1")
-    export.add_argument("--group", type=_group, default="auto", help="outputs that share inputs: 8, ... (default: auto)")
+    export.add_argument("--group", type=_group, default=8, help="outputs that share inputs: a number or auto (default: %(default)s)")
     export.add_argument("--calibration", metavar="X.npz", help="inputs in_NAME (axis 0 is the case) for the test vectors")
     export.add_argument("--dtype", default="float32")
     export.add_argument("--name", help="of the model and of its C functions (default: of the file)")

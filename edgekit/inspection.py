@@ -28,9 +28,10 @@ def inspect_bundle(files: Any) -> dict:
 def inspect_model(model: Any, progress: Callable[[str], None] = lambda _: None, **options: Any) -> dict:
     """Of a model as `load` takes it (options are load's): its entries after loading, and its layers with the zeros in them."""
     from edgekit.exporters.load import load
+    from edgekit.exporters.lower import supported
     from edgekit.exporters.sparsify import prune_onnx
     progress("loading the model")
-    loaded = load(model, **options)
+    loaded = load(model, keep=supported(), **options)
     models = [v.model for v in loaded.variants]
     layers = [{"name": x.name, "op": x.op, "shape": list(x.shape), "macs": x.macs, "sparsity": x.sparsity, "group": x.group}
               for x in prune_onnx(models, sparsity=0.0, group="auto").layers]
@@ -95,10 +96,11 @@ def is_bundle(path: str) -> bool:
 
 def verification(found: Mapping[str, tuple], skipped: Mapping[str, str], tolerance: float, pruning: Any) -> dict:
     """The result of `Bundle.verify` as JSON. skipped: target to the reason why it was not run."""
+    distance = (pruning or {}).get("max_rel_to_original")
     done = {t: {"ok": all(m.ok for m in matches), "max_abs_error": max(m.max_abs_error for m in matches),
                 "max_rel_error": max(m.max_rel_error for m in matches),
                 "outputs": [{"entry": m.entry, "output": m.output, "max_abs_error": m.max_abs_error,
                              "max_rel_error": m.max_rel_error, "ok": m.ok} for m in matches]}
             for t, matches in found.items()}
     return {"ok": bool(done) and all(t["ok"] for t in done.values()), "tolerance": tolerance, "targets": done,
-            "not_run": dict(skipped), "distance_to_original": pruning}
+            "not_run": dict(skipped), "distance_to_original": distance}

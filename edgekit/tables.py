@@ -96,9 +96,18 @@ def verify(r: dict) -> str:
     parts = [table(["target", "entry", "output", "max abs", "max rel", f"<= {r['tolerance']:g}"], rows)] if rows else []
     parts += [f"{target}: not run here: {why}" for target, why in r["not_run"].items()]
     if r["distance_to_original"]:
-        parts.append("distance of the pruned model to the original: "
-                     + ", ".join(f"{k} {_cell(v)}" for k, v in r["distance_to_original"].items()))
+        parts.append(_distance(r["distance_to_original"]))
     return "\n".join(parts)
+
+
+def _distance(to_original: dict) -> str:
+    """What pruning did to the outputs."""
+    return "pruned against original, max rel: " + ", ".join(f"{k} {_cell(v)}" for k, v in to_original.items())
+
+
+def makers(made_by: Any) -> str:
+    """What made a bundle, with versions."""
+    return ", ".join(f"{k} {v}" for k, v in made_by.items()) if isinstance(made_by, dict) else str(made_by)
 
 
 def inspect(r: dict) -> str:
@@ -110,7 +119,7 @@ def _ports(ports: Iterable[dict]) -> str:
 
 
 def _bundle(r: dict) -> str:
-    parts = [f"{r['name']}: a bundle of format {r['format']}, {size(r['bytes'])}, made by {r['made_by']}"
+    parts = [f"{r['name']}: a bundle of format {r['format']}, {size(r['bytes'])}, made by {makers(r['made_by'])}"
              + (f", licence {r['license']}" if r["license"] else "")]
     for e in r["entries"]:
         saved = f" of {count(e['dense_macs'])} dense" if e["dense_macs"] != e["macs"] else ""
@@ -121,7 +130,7 @@ def _bundle(r: dict) -> str:
     parts.append(_targets_of_bundle(r))
     parts.append(_layers(r["layers"]))
     if r["pruning"]:
-        parts.append(f"pruning: {r['pruning']}")
+        parts.append(_distance(r["pruning"]["max_rel_to_original"]))
     return "\n\n".join(p for p in parts if p)
 
 
@@ -153,9 +162,10 @@ def check(r: dict) -> str:
     parts += [f"{x['node'] or x['op']}{' (' + x['op'] + ')' if x['op'] and x['node'] else ''}: {x['reason']}"
               + (f"\n  fix: {x['fix']}" if x["fix"] else "") for x in r["unsupported"]]
     if r["layers"]:
-        levels = sorted({c["sparsity"] for x in r["layers"] for c in x["levels"]})
+        levels = [c["sparsity"] for c in r["total"]["levels"]]
+        whole = {"name": "all layers", "op": "", "group": None, "reason": "", **r["total"]}
         rows = [[x["name"], x["op"], count(x["macs"]), size(x["bytes"]), x["group"] or "-",
-                 *(_less(x, s) for s in levels), x["reason"]] for x in r["layers"]]
+                 *(_less(x, s) for s in levels), x["reason"]] for x in [*r["layers"], whole]]
         parts.append(table(["layer", "op", "MACs", "weights", "group", *(f"at {s:.0%}" for s in levels), ""], rows))
         parts.append("At a sparsity: multiply-adds / bytes that are left. Counted, not timed: caches and calls are left out.")
     return "\n\n".join(parts)

@@ -35,10 +35,12 @@ REAL = Clock()
 
 @dataclass(frozen=True)
 class Responses:
-    """Seconds, one a run. response: from the arrival until the result is there; service: the inference alone."""
+    """Seconds, one a run. response: from the arrival until the result is there; service: the inference alone; late: how
+    long an input waited though the model was free, because the machine was busy with something else."""
 
     response: np.ndarray
     service: np.ndarray
+    late: np.ndarray
 
 
 def open_loop(serve: Callable[[int], float], runs: int, period: float, *, clock: Clock = REAL,
@@ -47,19 +49,20 @@ def open_loop(serve: Callable[[int], float], runs: int, period: float, *, clock:
 
     What the harness itself does around an inference delays the next one, but is not part of the response.
     """
-    response, service = np.zeros(runs), np.zeros(runs)
-    first = told = clock.now() + min(period, _SPIN)
+    response, service, late = np.zeros((3, runs))
+    first = told = free = clock.now() + min(period, _SPIN)
     for i in range(runs):
         arrival = first + i * period
         clock.wait_until(arrival)
         start = clock.now()
         service[i] = serve(i)
         response[i] = start - arrival + service[i]
-        now = clock.now()
+        late[i] = start - max(arrival, free)
+        free = now = clock.now()
         if now - told > _TELL and arrival + period - now > _SPIN:  # only where it delays nothing
             told = now
             progress(f"{i + 1} of {runs} runs")
-    return Responses(response, service)
+    return Responses(response, service, late)
 
 
 def back_to_back(serve: Callable[[int], float], clock: Clock, fewest: int, most: int) -> Responses:
@@ -71,7 +74,7 @@ def back_to_back(serve: Callable[[int], float], clock: Clock, fewest: int, most:
         start = clock.now()
         service.append(serve(len(service)))
         response.append(clock.now() - start)
-    return Responses(np.array(response), np.array(service))
+    return Responses(np.array(response), np.array(service), np.zeros(len(service)))
 
 
 @contextmanager

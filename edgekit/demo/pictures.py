@@ -57,7 +57,7 @@ def drives(forms: Mapping[str, Policy | None], seed: int) -> Picture:
     caption = (f"Episode {seed}: 30 s of the ego car (dark); cars stand where they began. A cross is a crash or the "
                "end of the road. Below, the same unrolled: metres along the road, lanes drawn four times too wide.")
     above_svg = from_above(begin.road, begin.cars, above, legend)
-    return Picture("Driving", (above_svg, unrolled(flat, legend, float(length))), caption)
+    return Picture("Driving", (above_svg, unrolled(flat, float(length))), caption)
 
 
 def _driven(policy: Policy | None, seed: int) -> tuple[np.ndarray, bool]:

@@ -45,18 +45,16 @@ def from_above(road: Road, cars: Cars, paths: Sequence[Path], legend: Mapping[st
     return _svg((left, top, right - left, bottom - top), body, "The road from above")
 
 
-def unrolled(paths: Sequence[Path], legend: Mapping[str, str], length: float = LENGTH) -> Svg:
+def unrolled(paths: Sequence[Path], length: float = LENGTH) -> Svg:
     """Paths over arc length s (m, to the right) and offset d (m, left is up, drawn four times too large)."""
     tall = 4.0
     body = [f'<rect x="0" y="{-EDGE * tall}" width="{length}" height="{2 * EDGE * tall}" style="fill:{ROAD}"/>']
     for lane in range(1, LANES):
         y = (lane - LANES / 2) * LANE_WIDTH * tall
         body.append(f'<line x1="0" x2="{length}" y1="{y}" y2="{y}" style="stroke:{MARK};stroke-dasharray:4 6"/>')
-    body += [_text(s, EDGE * tall + 11, f"{s} m", 8.0, "middle") for s in range(0, int(length) + 1, 50)]
-    body += [_line(path, np.array([1.0, -tall]), 1.4) for path in paths]
-    body += _legend(legend, 0.0, EDGE * tall + 24, 11.0)
-    box = (-14, -EDGE * tall - 8, length + 28, 2 * EDGE * tall + 28 + 11 * len(legend))
-    return _svg(box, body, "The road unrolled")
+    body += [_text(s, EDGE * tall + 8, f"{s} m", 5.0, "middle") for s in range(0, int(length) + 1, 50)]
+    body += [_line(path, np.array([1.0, -tall]), 1.0) for path in paths]
+    return _svg((-10, -EDGE * tall - 6, length + 20, 2 * EDGE * tall + 18), body, "The road unrolled")
 
 
 def _line(path: Path, scale: np.ndarray, width: float) -> str:

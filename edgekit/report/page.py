@@ -182,7 +182,8 @@ def _memory(data: Data) -> str:
 def _provenance(data: Data) -> str:
     machine: Data = data.get("machine") or next((b["machine"] for b in data.get("bench", ()) if b.get("machine")), {})
     manifest = data.get("manifest", {})
-    rows = [[k, str(v)] for k, v in (("made by", manifest.get("made_by")), ("licence of the model", manifest.get("license")),
+    made_by = manifest.get("made_by")
+    rows = [[k, str(v)] for k, v in (("made by", tables.makers(made_by) if made_by else ""), ("licence of the model", manifest.get("license")),
             ("processor", machine.get("cpu")), ("cores", machine.get("cores")), ("system", machine.get("os")),
             ("Python", machine.get("python")),
             ("packages", ", ".join(f"{p} {v}" for p, v in machine.get("packages", {}).items()))) if v]

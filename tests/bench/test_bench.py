@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from edgekit.bench import bench
+from edgekit.bench.openloop import Clock
 from edgekit.errors import BundleError, InputError
 from tests.bench.conftest import FakeSession
 
@@ -50,6 +51,13 @@ def test_latency_counts_from_the_arrival_and_service_does_not(run):
     assert result["service_ms"]["max"] == pytest.approx(15)
     assert result["latency_ms"]["max"] == pytest.approx(15 + 5 * 299)
     assert any("queue up" in note for note in result["notes"])
+
+
+def test_a_busy_machine_is_told(files, fake_time):
+    def wait_until(moment):
+        fake_time.t = max(fake_time.t, moment + 0.003)
+    notes = bench(files, session=FakeSession(fake_time), clock=Clock(lambda: fake_time.t, wait_until), period="10ms")["notes"]
+    assert len(notes) == 1 and "busy" in notes[0] and "3 ms" in notes[0]
 
 
 def test_few_runs_support_few_percentiles(run):

@@ -4,7 +4,7 @@ import gc
 import numpy as np
 import pytest
 
-from edgekit.bench.openloop import REAL, Responses, back_to_back, open_loop, undisturbed
+from edgekit.bench.openloop import REAL, Clock, Responses, back_to_back, open_loop, undisturbed
 
 
 def serve(fake, delays, overhead=0.0):
@@ -53,6 +53,19 @@ def test_it_is_the_queue_of_the_textbook(fake_time, seed):
 def test_the_harness_is_not_part_of_a_response_it_does_not_delay(fake_time):
     times = open_loop(serve(fake_time, [0.001] * 20, overhead=0.005), 20, 0.010, clock=fake_time.clock)
     assert times.response == pytest.approx([0.001] * 20, abs=1e-9)
+
+
+def test_a_machine_that_wakes_late_is_told_from_a_queue(fake_time):
+    """Two inputs find the model free but are served late; one finds it busy."""
+    delays, wake = [0.001, 0.001, 0.015, 0.001, 0.001], {0: 0.0, 10: 0.004, 20: 0.0, 30: 0.0, 40: 0.002}
+
+    def wait_until(moment):
+        if moment > fake_time.t:
+            fake_time.t = moment + wake[round((moment - first) * 1e3)]
+    first = 0.001
+    times = open_loop(serve(fake_time, delays), 5, 0.010, clock=Clock(lambda: fake_time.t, wait_until))
+    assert times.late * 1e3 == pytest.approx([0, 4, 0, 0, 2], abs=1e-9)
+    assert times.response * 1e3 == pytest.approx([1, 5, 15, 6, 3], abs=1e-9)
 
 
 def test_arrivals_do_not_drift(fake_time):

@@ -43,5 +43,5 @@ def test_driving_picture_crosses_out_the_bad_end():
 
 @pytest.mark.parametrize("points", [np.zeros((1, 2)), np.array([[0.0, -5.0], [99.0, 5.0]])])
 def test_unrolled_takes_any_path(points):
-    tree = ElementTree.fromstring(unrolled([Path(points, "#000000")], {"x & y": "#000000"}, 100.0))
+    tree = ElementTree.fromstring(unrolled([Path(points, "#000000")], 100.0))
     assert tree.find(f"{SVG}polyline") is not None and tree.attrib["aria-label"]

@@ -139,20 +139,20 @@ def build_norm(k: Norm, machine: Machine):
             return apply(op, [value], dtype, attrs, width, code.let)
         if k.kind in ("softmax", "logsoftmax"):
             top = total("max", element)
-            shifted = lambda r, w: element(r, w) - broadcast(top, w)  # noqa: E731
+            shifted = lambda r, w: element(r, w) - broadcast(top, w)
             sums = total("sum", lambda r, w: unary("exp", shifted(r, w), w))
             if k.kind == "softmax":
                 scale = code.let(const(1.0, dtype) / sums)
-                value = lambda r, w: unary("exp", shifted(r, w), w) * broadcast(scale, w)  # noqa: E731
+                value = lambda r, w: unary("exp", shifted(r, w), w) * broadcast(scale, w)
             else:
                 log = code.let(unary("log", sums, 1))
-                value = lambda r, w: shifted(r, w) - broadcast(log, w)  # noqa: E731
+                value = lambda r, w: shifted(r, w) - broadcast(log, w)
         else:
             mean = code.let(total("sum", element) / const(size, dtype)) if k.kind == "layernorm" else const(0.0, dtype)
-            centred = lambda r, w: element(r, w) - broadcast(mean, w)  # noqa: E731
+            centred = lambda r, w: element(r, w) - broadcast(mean, w)
             squares = total("sum", lambda r, w: centred(r, w) * centred(r, w))
             scale = code.let(const(1.0, dtype) / unary("sqrt", squares / const(size, dtype) + const(k.eps, dtype), 1))
-            value = lambda r, w: centred(r, w) * broadcast(scale, w)  # noqa: E731
+            value = lambda r, w: centred(r, w) * broadcast(scale, w)
 
         def finish(r, width):
             at = [*position, *r]
