@@ -184,4 +184,14 @@ def _summary(bundle: bundles.Bundle, output: Path, verified, seconds: float) -> 
         "layers": m["layers"], "max_abs_error": {n: e["max_abs_error"] for n, e in per_target.items()},
         "max_rel_error": {n: e["max_rel_error"] for n, e in per_target.items()},
         "distance_to_original": m["pruning"]["max_rel_to_original"], "arena_bytes": m["arena_bytes"], "weights_bytes": m["weights_bytes"],
-        "seconds": round(seconds, 3)}
+        "notes": _notes(m), "seconds": round(seconds, 3)}
+
+
+def _notes(manifest: dict) -> list[str]:
+    """What the user would want to be told."""
+    notes = []
+    if manifest["pruning"]["sparsity"] and not any(x["sparsity"] for x in manifest["layers"]):
+        notes.append("no layer was pruned: the table says why each stays dense")
+    if manifest["pruning"]["sparsity"] and any(v is None or v > 0.1 for v in manifest["pruning"]["max_rel_to_original"].values()):
+        notes.append("pruning without data changed the outputs by more than a tenth: fine-tune the pruned model (`edgekit.prune`), or ask for less sparsity")
+    return notes

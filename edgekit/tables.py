@@ -188,7 +188,12 @@ def targets(r: dict) -> str:
 
 
 def export(r: dict) -> str:
-    layers = r.get("layers", [])
+    layers = r["layers"]
     sparse = sum(1 for x in layers if x["sparsity"])
-    parts = [f"{r['bundle']}: {len(layers)} layers, {sparse} of them sparse, in {r['seconds']:.1f} s"]
-    return "\n".join([*parts, _layers(layers)])
+    rows = [[name, size(x["code_bytes"]), f"{x['max_rel_error']:.1e}" if x["run_here"] else "not run here"] for name, x in r["targets"].items()]
+    parts = [f"{r['bundle']}: {len(layers)} layers, {sparse} of them sparse, in {r['seconds']:.1f} s; "
+             f"weights {size(r['weights_bytes'])}, arena {size(r['arena_bytes'])}",
+             _layers(layers), table(["target", "code", "max rel error"], rows)]
+    if sparse:
+        parts.append(_distance(r["distance_to_original"]))
+    return "\n\n".join(p for p in [*parts, *(f"note: {note}" for note in r["notes"])] if p)
