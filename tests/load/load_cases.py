@@ -1,4 +1,5 @@
 """Small ONNX models for the tests of load, and what a clean model promises."""
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -16,15 +17,29 @@ def node(op, inputs, outputs, **attrs):
 
 def model(nodes, inputs, outputs, constants=None, opset=OPSET, functions=(), domains=(), ir=8, name="tested"):
     """inputs: {name: shape or (type, shape)}; outputs: names or {name: (type, shape)}; constants: {name: array}."""
+
     def info(key, kind):
-        kind = kind if isinstance(kind, tuple) and len(kind) == 2 and isinstance(kind[1], (list, type(None))) else (FLOAT, kind)
+        kind = (
+            kind
+            if isinstance(kind, tuple) and len(kind) == 2 and isinstance(kind[1], (list, type(None)))
+            else (FLOAT, kind)
+        )
         return helper.make_tensor_value_info(key, *kind)
+
     outs = outputs if isinstance(outputs, dict) else {o: (FLOAT, None) for o in outputs.split()}
-    graph = helper.make_graph(list(nodes), name, [info(k, v) for k, v in inputs.items()],
-                              [info(k, v) for k, v in outs.items()],
-                              [numpy_helper.from_array(np.asarray(v), k) for k, v in (constants or {}).items()])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset), *(helper.make_opsetid(d, 1) for d in domains)],
-                             functions=list(functions), ir_version=ir)
+    graph = helper.make_graph(
+        list(nodes),
+        name,
+        [info(k, v) for k, v in inputs.items()],
+        [info(k, v) for k, v in outs.items()],
+        [numpy_helper.from_array(np.asarray(v), k) for k, v in (constants or {}).items()],
+    )
+    return helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", opset), *(helper.make_opsetid(d, 1) for d in domains)],
+        functions=list(functions),
+        ir_version=ir,
+    )
 
 
 def run(proto, feeds):
@@ -38,7 +53,7 @@ def run(proto, feeds):
 
 def cleaned(proto, shapes=None, keep=None):
     """The one variant, checked for cleanliness."""
-    (_, result), = clean(proto, shapes, keep)
+    ((_, result),) = clean(proto, shapes, keep)
     is_clean(result)
     return result
 
@@ -82,8 +97,11 @@ def is_clean(proto):
     names = [n.name for n in graph.node]
     assert all(names) and len(set(names)) == len(names)
     assert not {"Constant", "Dropout", "BatchNormalization", "Shape", "Size"} & {n.op_type for n in graph.node}
-    assert all(a.type not in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) and not a.ref_attr_name
-               for n in graph.node for a in n.attribute)
+    assert all(
+        a.type not in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) and not a.ref_attr_name
+        for n in graph.node
+        for a in n.attribute
+    )
     assert {i.name for i in graph.initializer} <= {i for n in graph.node for i in n.input}
     infos = {v.name: v for v in [*graph.input, *graph.output, *graph.value_info]}
     for name in [o for n in graph.node for o in n.output if o] + [v.name for v in graph.input]:

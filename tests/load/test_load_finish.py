@@ -1,4 +1,5 @@
 """Batch normalisation and other affine steps go into the layer before; equal constants are shared."""
+
 import numpy as np
 import pytest
 
@@ -46,8 +47,13 @@ def test_batch_normalisation_alone_is_a_product_and_a_sum():
 
 
 def test_parameters_from_inputs_are_computed():
-    proto = model([node("BatchNormalization", "x g h m v", "t"), node("Abs", "t", "y")],
-                  {"x": [2, 4, 3], "g": [4], "h": [4], "m": [4]}, "y", {"v": abs(w(4))}, 15)
+    proto = model(
+        [node("BatchNormalization", "x g h m v", "t"), node("Abs", "t", "y")],
+        {"x": [2, 4, 3], "g": [4], "h": [4], "m": [4]},
+        "y",
+        {"v": abs(w(4))},
+        15,
+    )
     agree(proto, tolerance=1e-4)
 
 
@@ -62,26 +68,62 @@ def test_an_output_that_others_read_is_not_changed():
 
 def test_shared_weights_under_different_scales():
     c = {"w": w(3, 3, 1, 1), "p": w(3, 1, 1), "q": w(3, 1, 1)}
-    proto = model([node("Conv", "x w", "a"), node("Mul", "a p", "b"), node("Conv", "x w", "c"), node("Mul", "c q", "d"),
-                   node("Conv", "x w", "e"), node("Add", "b d", "f"), node("Add", "e f", "y")], {"x": [1, 3, 2, 2]}, "y", c, 13)
+    proto = model(
+        [
+            node("Conv", "x w", "a"),
+            node("Mul", "a p", "b"),
+            node("Conv", "x w", "c"),
+            node("Mul", "c q", "d"),
+            node("Conv", "x w", "e"),
+            node("Add", "b d", "f"),
+            node("Add", "e f", "y"),
+        ],
+        {"x": [1, 3, 2, 2]},
+        "y",
+        c,
+        13,
+    )
     assert ops(agree(proto, tolerance=1e-4)) == ["Conv", "Conv", "Conv", "Add", "Add"]
 
 
-@pytest.mark.parametrize(("op", "constant"), [("Mul", w(1, 1, 5)), ("Add", w(2, 1, 1, 1)), ("Div", np.zeros((3, 1, 1), F32)),
-                                              ("Mul", np.full((3, 1, 1), np.inf, F32))],
-                         ids=["along-width", "along-batch", "by-zero", "infinite"])
+@pytest.mark.parametrize(
+    ("op", "constant"),
+    [
+        ("Mul", w(1, 1, 5)),
+        ("Add", w(2, 1, 1, 1)),
+        ("Div", np.zeros((3, 1, 1), F32)),
+        ("Mul", np.full((3, 1, 1), np.inf, F32)),
+    ],
+    ids=["along-width", "along-batch", "by-zero", "infinite"],
+)
 def test_what_is_no_step_per_channel_stays(op, constant):
-    proto = model([node("Conv", "x w", "t"), node(op, "t c", "y")], {"x": [2, 3, 5, 5]}, "y", {"w": w(3, 3, 1, 1), "c": constant}, 13)
+    proto = model(
+        [node("Conv", "x w", "t"), node(op, "t c", "y")],
+        {"x": [2, 3, 5, 5]},
+        "y",
+        {"w": w(3, 3, 1, 1), "c": constant},
+        13,
+    )
     assert ops(agree(proto)) == ["Conv", op]
 
 
 @pytest.mark.parametrize(("op", "first"), [("Sub", True), ("Div", True), ("Add", False), ("Mul", False)])
 def test_other_steps_per_channel(op, first):
-    proto = model([node("Conv", "x w b", "t"), node(op, "t c" if first else "c t", "y")], {"x": [1, 3, 2, 2]}, "y",
-                  {"w": w(4, 3, 1, 1), "b": w(4), "c": w(4, 1, 1) + F32(3)}, 13)
+    proto = model(
+        [node("Conv", "x w b", "t"), node(op, "t c" if first else "c t", "y")],
+        {"x": [1, 3, 2, 2]},
+        "y",
+        {"w": w(4, 3, 1, 1), "b": w(4), "c": w(4, 1, 1) + F32(3)},
+        13,
+    )
     assert ops(agree(proto, tolerance=1e-4)) == ["Conv"]
-    backwards = model([node("Conv", "x w b", "t"), node("Sub", "c t", "y")], {"x": [1, 3, 2, 2]}, "y",
-                      {"w": w(4, 3, 1, 1), "b": w(4), "c": w(4, 1, 1)}, 13)
+    backwards = model(
+        [node("Conv", "x w b", "t"), node("Sub", "c t", "y")],
+        {"x": [1, 3, 2, 2]},
+        "y",
+        {"w": w(4, 3, 1, 1), "b": w(4), "c": w(4, 1, 1)},
+        13,
+    )
     assert ops(agree(backwards)) == ["Conv", "Sub"]
 
 
@@ -90,12 +132,18 @@ def test_zeros_of_pruned_weights_stay_zeros():
     pruned = constants["w"] * (RNG.random(constants["w"].shape) < 0.5)
     result = agree(normalised(layer, shape, constants | {"w": pruned}, channels), tolerance=1e-4)
     from onnx import numpy_helper
+
     weight = next(numpy_helper.to_array(i) for i in result.graph.initializer if len(i.dims) == 4)
     np.testing.assert_array_equal(weight == 0, pruned == 0)
 
 
 def test_equal_constants_are_one():
     same = w(4, 4)
-    proto = model([node("MatMul", "x a", "t"), node("MatMul", "t b", "u"), node("MatMul", "u c", "y")], {"x": [2, 4]}, "y",
-                  {"a": same, "b": same.copy(), "c": same.T.copy()}, 13)
+    proto = model(
+        [node("MatMul", "x a", "t"), node("MatMul", "t b", "u"), node("MatMul", "u c", "y")],
+        {"x": [2, 4]},
+        "y",
+        {"a": same, "b": same.copy(), "c": same.T.copy()},
+        13,
+    )
     assert len(agree(proto, tolerance=1e-3).graph.initializer) == 2

@@ -1,4 +1,5 @@
 """Every real trained model: the clean graph gives the numbers of the original implementation."""
+
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ MODELS = sorted([*SHARED.glob("models/*.onnx"), *SHARED.glob("data/*/*.onnx")])
 @pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)
 def test_numbers_of_the_original(path):
     loaded = load(path, input_shapes={"n": 1} if path.stem.startswith("mobilenet") else None)
-    variant, = loaded.variants
+    (variant,) = loaded.variants
     assert variant.name == "run" and loaded.source["file"] == path.name
     is_clean(variant.model)
     vectors = np.load(path.with_name(path.stem + ".vectors.npz"), allow_pickle=False)

@@ -122,7 +122,7 @@ def _load_one(model: Any, example_inputs: Any, shapes: Shapes | None, trust: boo
 
 
 def _names(found: Sequence[tuple[str, str, onnx.ModelProto]], by_shape: bool) -> list[str]:
-    """Entry names: what was given, with the variant behind it; "run" for one alone; for a list, what differs in shape."""
+    """Entry names: what was given and the variant; "run" for one alone; for a list, what differs in shape."""
     if by_shape and len(found) > 1:
         names = _differences([clean for _, _, clean in found])
     else:

@@ -46,18 +46,18 @@ def input_dims(model: onnx.ModelProto) -> dict[str, tuple[Dim, ...]]:
 
 
 def bindings(dims: Mapping[str, tuple[Dim, ...]], given: Shapes | None, where: str = "") -> list[Binding]:
-    """One binding a variant. ShapeError for unknown names, wrong ranks, clashes, lengths below 1, and open dimensions."""
+    """One binding a variant. ShapeError: unknown names, wrong ranks, clashes, lengths below 1, open dimensions."""
     shapes, names, several = _sort(dims, given or {}, where)
     for name, shape in shapes.items():
         for axis, (length, dim) in enumerate(zip(shape, dims[name])):
-            if isinstance(dim, str) and dim.isidentifier():
-                if names.setdefault(dim, length) != length:
-                    raise ShapeError(f"dimension {dim} is {names[dim]} and, by axis {axis} of {name}, {length}", where=where,
-                                     fix="give one value")
+            if isinstance(dim, str) and dim.isidentifier() and names.setdefault(dim, length) != length:
+                raise ShapeError(f"dimension {dim} is {names[dim]} and, by axis {axis} of {name}, {length}",
+                                 where=where, fix="give one value")
     if several is None:
         return [Binding("", _resolve(dims, shapes, names, where))]
     label, values = several
-    return [Binding(f"{_word(label)}{value}", _resolve(dims, shapes, names | {label: value}, where)) for value in values]
+    return [Binding(f"{_word(label)}{value}", _resolve(dims, shapes, names | {label: value}, where))
+            for value in values]
 
 
 def _sort(dims: Mapping[str, tuple[Dim, ...]], given: Shapes, where: str
@@ -71,8 +71,8 @@ def _sort(dims: Mapping[str, tuple[Dim, ...]], given: Shapes, where: str
         numbers = _lengths(key, value, where)
         if key in dims and not (isinstance(value, int) and key in known):
             if len(numbers) != len(dims[key]):
-                raise ShapeError(f"input {key} has {len(dims[key])} dimensions ({_text(dims[key])}), not {len(numbers)}",
-                                 where=where, fix=f"--input-shape {key}={_example(dims[key])}")
+                raise ShapeError(f"input {key} has {len(dims[key])} dimensions ({_text(dims[key])}), "
+                                 f"not {len(numbers)}", where=where, fix=f"--input-shape {key}={_example(dims[key])}")
             shapes[key] = numbers
         elif key not in known:
             raise ShapeError(f"the model has no input and no dimension named {key!r}", where=where,
@@ -107,7 +107,7 @@ def _resolve(dims: Mapping[str, tuple[Dim, ...]], shapes: Mapping[str, tuple[int
                                  fix=f"--input-shape {name}={_example(declared)}")
             length = wanted if length is None else length
             if length is None:
-                raise _open(name, declared, axis, dim, names, where)
+                raise _open(name, declared, axis, names, where)
             if length < 1:
                 raise ShapeError(f"axis {axis} of input {name} has the length {length}", where=where,
                                  fix="every length must be 1 or more")
@@ -116,7 +116,7 @@ def _resolve(dims: Mapping[str, tuple[Dim, ...]], shapes: Mapping[str, tuple[int
     return result
 
 
-def _open(name: str, declared: tuple[Dim, ...], axis: int, dim: Dim, names: Mapping[str, int], where: str) -> ShapeError:
+def _open(name: str, declared: tuple[Dim, ...], axis: int, names: Mapping[str, int], where: str) -> ShapeError:
     open_names = sorted(n for n in _names(declared) if n not in names)
     if not open_names:
         return ShapeError(f"input {name} has a dynamic dimension without a name (axis {axis} of {_text(declared)})",

@@ -6,8 +6,8 @@ from graphlib import CycleError, TopologicalSorter
 
 import numpy as np
 import onnx
-from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import Message
+from google.protobuf.descriptor import FieldDescriptor  # type: ignore[import-untyped]
+from google.protobuf.message import Message  # type: ignore[import-untyped]
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, numpy_helper
 
 from edgekit.errors import InputError
@@ -15,8 +15,9 @@ from edgekit.errors import InputError
 AGAIN = "export the model again"
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
 # Operators and the first of their inputs that are weights: there, infinity is damage (in a mask it is meant).
-WEIGHTED = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 0, "LSTM": 1, "GRU": 1, "RNN": 1, "BatchNormalization": 1,
-            "InstanceNormalization": 1, "LayerNormalization": 1, "GroupNormalization": 1, "RMSNormalization": 1, "PRelu": 1}
+WEIGHTED = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 0, "LSTM": 1, "GRU": 1, "RNN": 1, "PRelu": 1,
+            "BatchNormalization": 1, "InstanceNormalization": 1, "LayerNormalization": 1, "GroupNormalization": 1,
+            "RMSNormalization": 1}
 
 
 def check(model: onnx.ModelProto) -> None:
@@ -25,7 +26,7 @@ def check(model: onnx.ModelProto) -> None:
     _versions(model)
     graph = model.graph
     if not graph.output:
-        raise InputError("the model has no outputs" if graph.node else "the model has no nodes and no outputs", fix=AGAIN)
+        raise InputError("the model has no outputs" + ("" if graph.node else " and no nodes"), fix=AGAIN)
     _order(graph)
     for value in graph.output:          # what is declared of outputs is not used: shapes are inferred
         if not value.type.WhichOneof("value"):
@@ -34,7 +35,7 @@ def check(model: onnx.ModelProto) -> None:
             value.type.tensor_type.shape.SetInParent()
     try:
         onnx.checker.check_model(model)
-    except Exception as error:        # ValidationError, and what else its C++ part throws
+    except Exception as error:  # noqa: BLE001 - ValidationError, and what else its C++ part throws
         text = " ".join(str(error).split())
         if "is deprecated in domain_version" not in text:       # the tracer knows what came after those
             raise InputError(f"invalid ONNX: {text[:400]}", fix=AGAIN) from None
@@ -56,7 +57,7 @@ def _text(message: Message) -> None:
 def _versions(model: onnx.ModelProto) -> None:
     if model.ir_version > onnx.IR_VERSION:
         raise InputError(f"IR version {model.ir_version} is newer than {onnx.IR_VERSION}, the newest that onnx "
-                         f"{onnx.__version__} knows", fix="pip install -U onnx, or export the model with an older opset")
+                         f"{onnx.__version__} knows", fix="pip install -U onnx, or export it with an older opset")
     newest = onnx.defs.onnx_opset_version()
     versions = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
     if model.ir_version < 1 or not model.opset_import:
@@ -147,7 +148,7 @@ def finite(tensor: TensorProto, name: str, weight: bool) -> None:
         return
     try:
         data = numpy_helper.to_array(tensor)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever a damaged tensor raises
         raise InputError(f"its content does not fit its type and shape ({error})", where=f"weight {name}",
                          fix="the model is damaged: " + AGAIN) from None
     data = data.astype(np.float32) if tensor.data_type == TensorProto.BFLOAT16 else data

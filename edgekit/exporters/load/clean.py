@@ -20,9 +20,10 @@ def clean(model: onnx.ModelProto, shapes: Shapes | None = None, keep: frozenset[
     """(name of the variant, clean model) for every binding of `shapes`. where: put before every error's place."""
     try:
         with text_in(""):
+            dims = input_dims(model)
             check(model)
             return [(binding.name, to_model(clean_graph(model, binding.shapes, keep), model.graph.name or "model"))
-                    for binding in bindings(input_dims(model), shapes)]
+                    for binding in bindings(dims, shapes)]
     except MemoryError:
         raise InputError("not enough memory to load it", where=where, fix="export a smaller model") from None
     except EdgekitError as error:

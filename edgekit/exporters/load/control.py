@@ -17,7 +17,7 @@ TRIP_LIMIT = 10_000
 
 
 def branch(builder: Builder, call: Call, run: Run) -> list[Item]:
-    """If: the branch that a constant condition takes; else both are computed, and Where picks from outputs alike in shape."""
+    """If: the branch that a constant condition takes; else both are computed, and Where picks (one shape for both)."""
     condition = call.value(0)
     if condition.data is not None:
         return run(_body(call, "then_branch" if _truth(call, condition, "the condition") else "else_branch"), {},
@@ -94,7 +94,8 @@ def scan(builder: Builder, call: Call, run: Run) -> list[Item]:
         _collect(call, scanned, results[len(states):])
     out_axes = call.attrs.get("scan_output_axes", [0] * outputs)
     reverse = call.attrs.get("scan_output_directions", [0] * outputs)
-    stacked = [_stack(builder, call, parts[::-1] if back else parts, axis, body.output[len(states) + k].type.tensor_type)
+    declared = [value.type.tensor_type for value in body.output[len(states):]]
+    stacked = [_stack(builder, call, parts[::-1] if back else parts, axis, declared[k])
                for k, (parts, axis, back) in enumerate(zip(scanned, out_axes, reverse))]
     return [*states, *stacked]
 
@@ -127,4 +128,5 @@ def _stack(builder: Builder, call: Call, parts: list[Value], axis: int, declared
     if parts:
         return stack(builder, parts, axis, f"{call.name}_stack")
     dims = [d.dim_value for d in declared.shape.dim]
-    return builder.constant(np.zeros([*dims[:axis], 0, *dims[axis:]], helper.tensor_dtype_to_np_dtype(declared.elem_type)))
+    dtype = helper.tensor_dtype_to_np_dtype(declared.elem_type)
+    return builder.constant(np.zeros([*dims[:axis], 0, *dims[axis:]], dtype))

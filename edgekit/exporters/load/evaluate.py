@@ -36,7 +36,8 @@ def infer(op: str, inputs: Sequence[Typed | None], attrs: dict[str, Any], output
     if op in LIKE_INPUT and inputs and inputs[0] is not None:
         return [(inputs[0][0], inputs[0][1])]
     if op == "Range":               # function bodies of ONNX's own give it tensors of one element
-        inputs = [(v[0], (), v[2] if v[2] is None else v[2].reshape(())) if v and prod(v[1]) == 1 else v for v in inputs]
+        inputs = [(v[0], (), v[2] if v[2] is None else v[2].reshape(())) if v and prod(v[1]) == 1 else v
+                  for v in inputs]
     if op == "STFT":                # whose inference takes another default than its definition
         attrs = {"onesided": 1, **attrs}
     names = [f"i{k}" if v is not None else "" for k, v in enumerate(inputs)]
@@ -47,7 +48,7 @@ def infer(op: str, inputs: Sequence[Typed | None], attrs: dict[str, Any], output
     try:
         found = onnx.shape_inference.infer_node_outputs(
             onnx.defs.get_schema(op, opset, ""), node, types, data, opset_imports=[helper.make_opsetid("", opset)])
-    except Exception as error:      # the binding raises several kinds: InferenceError, ValidationError, RuntimeError
+    except Exception as error:  # noqa: BLE001 - InferenceError, ValidationError, RuntimeError...
         if "unsupported type" in str(error):
             raise UnsupportedError(f"opset {opset} has no {op} of this element type ({_short(error)})", where=where,
                                    fix="use float32 there") from None
@@ -94,7 +95,7 @@ def evaluate(op: str, inputs: Sequence[np.ndarray | None], attrs: dict[str, Any]
     for run in (_reference,) if empty else (_onnxruntime, _reference):
         try:
             found = [np.asarray(array) for array in run(model, feed)]
-        except Exception:           # an operator or element type that this evaluator lacks: the next one may know it
+        except Exception:  # noqa: BLE001, S112 - an operator or type that it lacks: the next one may know it
             continue
         if all(a.shape == shape and helper.np_dtype_to_tensor_dtype(a.dtype) == dtype
                for a, (dtype, shape) in zip(found, types)):

@@ -21,7 +21,8 @@ def drop_unused(graph: Graph) -> Graph:
         if needed.intersection(node.output):
             kept = onnx.NodeProto()
             kept.CopyFrom(node)
-            least = len(kept.output) if kept.op_type == "Split" else onnx.defs.get_schema(kept.op_type, OPSET, "").min_output
+            least = onnx.defs.get_schema(kept.op_type, OPSET, "").min_output
+            least = len(kept.output) if kept.op_type == "Split" else least
             while len(kept.output) > least and kept.output[-1] not in needed:
                 kept.output.pop()
             needed.update(i for i in node.input if i)
@@ -34,7 +35,7 @@ def drop_unused(graph: Graph) -> Graph:
 def share_constants(graph: Graph) -> Graph:
     """Constants of the same type, shape and bytes become one."""
     first: dict[tuple[str, tuple[int, ...], bytes], str] = {}
-    same = {name: first.setdefault((str(a.dtype), a.shape, hashlib.sha256(np.ascontiguousarray(a).tobytes()).digest()), name)
+    same = {name: first.setdefault((str(a.dtype), a.shape, hashlib.sha256(a.tobytes()).digest()), name)
             for name, a in graph.constants.items()}
     nodes = []
     for node in graph.nodes:
@@ -97,7 +98,7 @@ def _per_channel(constant: np.ndarray, shape: tuple[int, ...], layer: onnx.NodeP
 
 
 def _absorb(layer: onnx.NodeProto, op: str, c: np.ndarray, constants: dict[str, np.ndarray]) -> bool:
-    """Changes `layer` so that it computes `op` with c as well. False (and no change) if its weights are no constants."""
+    """Changes `layer` so that it computes `op` with c as well. False, and no change, where it cannot."""
     inputs = list(layer.input)
     weight = constants.get(inputs[1])
     bias = constants.get(inputs[2]) if len(inputs) > 2 and inputs[2] else None

@@ -1,4 +1,4 @@
-"""The clean graph while it is being built: values with static shapes, nodes appended in order, constants computed at once.
+"""The clean graph being built: values with static shapes, nodes appended in order, constants computed at once.
 
 `Builder.emit` is the only way in. It infers the output types of one node (onnx's own rules), and either computes the
 node (all inputs constant) or appends it. So folding and shape inference are one forward walk, and a shape that is not
@@ -24,7 +24,8 @@ IR_VERSION = 10     # the one that came with opset 21
 FOLD_LIMIT = 4 << 20         # a constant result larger than this, and than twice its inputs, is left to be computed
 TENSOR_LIMIT = 1 << 31       # bytes of one tensor
 NODE_LIMIT = 50_000          # after unrolling
-RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"})
+RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial",
+                    "Bernoulli"})
 # Element types of OPSET: those that Identity takes.
 TYPES = frozenset(number for name, number in TensorProto.DataType.items() if f"tensor({name.lower()})" in next(
     c.allowed_type_strs for c in onnx.defs.get_schema("Identity", OPSET, "").type_constraints))
@@ -104,17 +105,20 @@ class Builder:
         ins = list(inputs)
         while ins and ins[-1] is None:
             ins.pop()
-        types = infer(op, [v and (v.dtype, v.shape, v.data) for v in ins], attrs, len(outputs), OPSET, where(op, name))
-        for dtype, shape in types:
+        types: list[tuple[int, tuple[int, ...]]] = []
+        given = [None if v is None else (v.dtype, v.shape, v.data) for v in ins]
+        for dtype, shape in infer(op, given, attrs, len(outputs), OPSET, where(op, name)):
             check_type(dtype, where(op, name))
             if shape is None:
                 raise ShapeError(f"the output shape of {op} depends on the data", where=where(op, name),
-                                 fix="edgekit compiles static shapes: pad to a fixed size and mask in the model instead")
+                                 fix="edgekit compiles static shapes: pad to a fixed size and mask in the model")
             if min(shape, default=1) < 0:
                 raise ShapeError(f"{op} would have the output shape {list(shape)}", where=where(op, name),
                                  fix="check the shapes of its inputs")
             if prod(shape) * bits(dtype) // 8 > TENSOR_LIMIT:
-                raise InputError(f"{op} makes a tensor of shape {list(shape)}, over 2 GB", where=where(op, name))
+                raise InputError(f"{op} makes a tensor of shape {list(shape)}, over 2 GB", where=where(op, name),
+                                 fix="edgekit is for small nets: make the input or the model smaller")
+            types.append((dtype, shape))
         wishes = [wish or f"{name}_out" for wish in outputs]
         if all(prod(shape) == 0 for _, shape in types):
             return [self.constant(np.zeros(shape, helper.tensor_dtype_to_np_dtype(dtype)), wish)
@@ -127,10 +131,12 @@ class Builder:
                 if found is not None:
                     return [self.constant(array, wish) for array, wish in zip(found, wishes)]
         if len(self.nodes) >= NODE_LIMIT:
-            raise InputError(f"the graph has more than {NODE_LIMIT} nodes once loops are unrolled", where=where(op, name))
+            raise InputError(f"the graph has more than {NODE_LIMIT} nodes once loops are unrolled",
+                             where=where(op, name), fix="edgekit unrolls loops: make them shorter")
         results = [Value(self.fresh(wish), dtype, shape) for (dtype, shape), wish in zip(types, wishes)]
         self.values.update((v.name, v) for v in results)
-        self.nodes.append(make_node(op, ["" if v is None else v.name for v in ins], [v.name for v in results], attrs, name))
+        names = ["" if v is None else v.name for v in ins]
+        self.nodes.append(make_node(op, names, [v.name for v in results], attrs, name))
         return results
 
     def finish(self, inputs: Sequence[Value], outputs: Sequence[tuple[str, Value]]) -> Graph:
@@ -140,7 +146,8 @@ class Builder:
                      tuple(self.nodes), constants, types)
 
 
-def make_node(op: str, inputs: Sequence[str], outputs: Sequence[str], attrs: dict[str, Any], name: str) -> onnx.NodeProto:
+def make_node(op: str, inputs: Sequence[str], outputs: Sequence[str], attrs: dict[str, Any],
+              name: str) -> onnx.NodeProto:
     """helper.make_node, with attribute types from the schema (an empty list has no type of its own)."""
     node = helper.make_node(op, inputs, outputs, name=name)
     known = onnx.defs.get_schema(op, OPSET, "").attributes

@@ -1,8 +1,8 @@
 """Brings one node of any opset to OPSET.
 
-onnx's own version converter is not used: it works on whole graphs, skips subgraphs and functions, refuses models that
-need no change (no adapter for an operator whose types alone were widened), and is of no help downwards. Here each change
-of an operator's meaning since opset 1 is one rule; whatever no rule names only widened its types.
+onnx's own version converter is not used: it works on whole graphs, skips subgraphs and functions, refuses models
+that need no change (no adapter for an operator whose types alone were widened), and is of no help downwards. Here each
+change of an operator's meaning since opset 1 is one rule; whatever no rule names only widened its types.
 """
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def _tile(builder: Builder, call: Call) -> Call:
 
 
 def _upsample(builder: Builder, call: Call) -> Call:
-    """Upsample (and Resize-10) scaled from the corner: asymmetric, and nearest takes the floor (the ceiling downwards)."""
+    """Upsample (and Resize-10) scaled from the corner: asymmetric, nearest takes the floor (downwards the ceiling)."""
     attrs = dict(call.attrs)
     if "scales" in attrs:
         scales = np.asarray(attrs.pop("scales"), np.float32)

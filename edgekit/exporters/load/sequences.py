@@ -73,7 +73,9 @@ def _concat(builder: Builder, call: Call) -> list[Item]:
         raise InputError("ConcatFromSequence of an empty sequence", where=call.where)
     if call.attrs.get("new_axis", 0):
         return [stack(builder, items, axis, call.name)]
-    return list(builder.emit("Concat", items, {"axis": axis}, call.outputs, call.name)) if len(items) > 1 else list(items)
+    if len(items) == 1:
+        return [items[0]]
+    return list(builder.emit("Concat", items, {"axis": axis}, call.outputs, call.name))
 
 
 def _split(builder: Builder, call: Call) -> list[Item]:

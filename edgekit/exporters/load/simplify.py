@@ -113,7 +113,8 @@ def batch_normalization(builder: Builder, call: Call) -> list[Item]:
         shape = (*v.shape, *[1] * (rank - 1 - len(v.shape)))
         if shape == v.shape:
             return v
-        return builder.emit("Reshape", [v, builder.constant(np.asarray(shape, np.int64))], name=f"{call.name}_column")[0]
+        target = builder.constant(np.asarray(shape, np.int64), f"{call.name}_shape")
+        return builder.emit("Reshape", [v, target], name=f"{call.name}_column")[0]
 
     scale, bias, mean, var = params
     if all(p.data is not None for p in params):
@@ -133,28 +134,11 @@ def batch_normalization(builder: Builder, call: Call) -> list[Item]:
     return list(builder.emit("Add", [y, column(shift)], outputs=call.outputs[:1], name=f"{call.name}_bias"))
 
 
-def convolution(builder: Builder, call: Call) -> list[Item] | None:
-    """Unchanged; InputError if channels, groups and weights do not fit (onnx's inference does not look)."""
-    x, w, group, bias = call.value(0), call.value(1), call.attrs.get("group", 1), call.optional(2)
-    if len(x.shape) < 3 or len(w.shape) != len(x.shape) or group < 1:
-        fits = False
-    elif call.op == "Conv":
-        fits = x.shape[1] == w.shape[1] * group and w.shape[0] % group == 0
-    else:
-        fits = x.shape[1] == w.shape[0] and w.shape[0] % group == 0
-    outputs = w.shape[0] if call.op == "Conv" else w.shape[1] * group if len(w.shape) > 1 else 0
-    if not fits or (bias is not None and bias.shape != (outputs,)):
-        raise InputError(f"{call.op} of {list(x.shape)} by weights {list(w.shape)} in {group} groups"
-                         + (f" and bias {list(bias.shape)}" if bias is not None else "") + " does not fit",
-                         where=call.where, fix="the model is damaged, or the input shape is not the one it is for")
-    return None
-
-
 _FORM = ("Reshape", "Expand", "Tile", "Squeeze", "Unsqueeze", "Flatten")
 
 # Rules for operators at OPSET; None: no change.
 SIMPLER: dict[str, Callable[[Builder, Call], list[Item] | None]] = {
     **dict.fromkeys(_FORM, same_shape), **dict.fromkeys(("Sum", "Max", "Min", "Mean"), single),
     "Cast": cast, "CastLike": cast_like, "Transpose": transpose, "Slice": slice_all, "Pad": pad_nothing,
-    "Conv": convolution, "ConvTranspose": convolution, "Concat": concat, "Split": split_single,
+    "Concat": concat, "Split": split_single,
 }

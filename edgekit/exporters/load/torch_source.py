@@ -42,7 +42,7 @@ class Exported:
 
 
 def export(model: Any, example_inputs: Any, shapes: Shapes | None, trust: bool) -> Exported:
-    """An ONNX model of anything that torch can give. InputError for what is no model; MissingToolError without torch."""
+    """An ONNX model of anything that torch can give. InputError: no model; MissingToolError: no torch."""
     if isinstance(model, (str, Path)):
         text = str(model)
         if Path(text).suffix.lower() == ".pt2":
@@ -54,6 +54,10 @@ def export(model: Any, example_inputs: Any, shapes: Shapes | None, trust: bool) 
                              fix="give an .onnx or .pt2 file, or module:callable returning (module, example_inputs)")
         raise InputError(f"{text!r} is no file and not of the form module:callable",
                          fix="give FILE.onnx, FILE.pt2, or module:callable returning (module, example_inputs)")
+    no_model = InputError(f"{type(model).__name__} is no model", fix="give a path, onnx.ModelProto, torch.nn.Module with "
+                          "example_inputs, or torch.export.ExportedProgram")
+    if "torch" not in sys.modules:          # then nothing can be a module of it
+        raise no_model
     torch = _torch()
     if isinstance(model, torch.export.ExportedProgram):
         return Exported(_to_onnx(model, None, "exported program"), "model", {"kind": "torch.export", "name": "model"})
@@ -61,8 +65,7 @@ def export(model: Any, example_inputs: Any, shapes: Shapes | None, trust: bool) 
         name = _snake(type(model).__name__)
         return Exported(module_to_onnx(model, example_inputs, shapes), name,
                         {"kind": "torch", "name": name, "class": type(model).__name__, "torch": torch.__version__})
-    raise InputError(f"{type(model).__name__} is no model", fix="give a path, onnx.ModelProto, torch.nn.Module with "
-                     "example_inputs, or torch.export.ExportedProgram")
+    raise no_model
 
 
 def module_to_onnx(module: Any, example_inputs: Any, shapes: Shapes | None = None) -> onnx.ModelProto:
@@ -80,10 +83,10 @@ def module_to_onnx(module: Any, example_inputs: Any, shapes: Shapes | None = Non
             m.training = False
         with _quiet():
             program = torch.export.export(module, args, kwargs, strict=False)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - torch raises anything
         raise InputError(f"torch.export cannot trace it: {_short(error)}", where=_place(error) or where,
-                         fix="check torch.export.export(module, example_inputs): no branches on values, tensors in and out"
-                         ) from None
+                         fix="check torch.export.export(module, example_inputs): tensors in and out, no branches on "
+                         "values") from None
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         for m, mode in modes:
@@ -99,7 +102,7 @@ def _to_onnx(program: Any, module: Any, where: str) -> onnx.ModelProto:
             done = torch.onnx.export(program, (), dynamo=True, verbose=False, external_data=False)
             _name_ports(done.model, program, module)
             model = done.model_proto
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - torch raises anything
         text = str(error)
         missing = re.search(r"No ONNX function found for <OpOverload\(op='([^']+)'", text)
         if missing:
@@ -138,7 +141,7 @@ def _refuse_mutation(program: Any, where: str) -> None:
         schema = getattr(node.target, "_schema", None)
         if node.op != "call_function" or schema is None or not schema.is_mutable:
             continue
-        root = node.args[0] if node.args else None
+        root: Any = node.args[0] if node.args else None
         while getattr(root, "op", "") == "call_function":
             root = next((a for a in root.args if hasattr(a, "op")), None)
         if getattr(root, "op", "") == "placeholder" and root.name in signature.inputs_to_buffers:
@@ -159,7 +162,7 @@ def _archive(path: Path, trust: bool) -> Exported:
     try:
         with _quiet():
             program = torch.export.load(path)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - torch raises anything
         raise InputError(f"torch.export.load cannot read it: {_short(error)}", where=where,
                          fix="the file is damaged, no torch.export archive, or of another torch version") from None
     return Exported(_to_onnx(program, None, where), path.stem,
@@ -182,7 +185,7 @@ def _callable(text: str, shapes: Shapes | None) -> Exported:
     except ModuleNotFoundError as error:
         raise InputError(f"no module named {error.name}", where=text,
                          fix="run from the folder that holds the module, or install it") from None
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - it is the user's code
         raise InputError(f"calling it failed: {type(error).__name__}: {_short(error)}", where=_place(error) or text,
                          fix=f"check that {text} can be called without arguments") from None
     finally:
@@ -231,7 +234,8 @@ def _quiet() -> Iterator[None]:
     """Without what torch and onnxscript print, warn and log."""
     loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    nowhere = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         warnings.simplefilter("ignore")
         try:
             for logger in loggers:

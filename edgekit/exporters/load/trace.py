@@ -20,6 +20,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorPro
 from edgekit.errors import InputError, UnsupportedError
 from edgekit.exporters.load import control, sequences
 from edgekit.exporters.load.call import Call, Item, attribute
+from edgekit.exporters.load.fits import check_fit
 from edgekit.exporters.load.graph import OPSET, Builder, Graph, Value
 from edgekit.exporters.load.opset import normalise
 from edgekit.exporters.load.simplify import SIMPLER, batch_normalization, dropout
@@ -50,7 +51,7 @@ class Scope:
 def trace(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], keep: frozenset[str] | None = None) -> Graph:
     """The model for these input shapes (one for every input that is not an initializer) as a clean graph.
 
-    keep: operators that later parts know; any other that ONNX defines by a function body is expanded. None: expand none.
+    keep: operators that later parts know; any other that ONNX gives a function body is expanded. None: expand none.
     """
     proto = model.graph
     outputs = [v.name for v in proto.output]
@@ -109,7 +110,7 @@ def _trace_node(builder: Builder, node: NodeProto, inputs: tuple[Item, ...], att
         return _inline(builder, function, inputs, attrs, outputs, f"{name}/", scope)
     if domain:
         raise UnsupportedError(f"operator {node.op_type} of domain {domain}", where=at,
-                               fix="export the model with standard ONNX operators only (before any runtime optimises it)")
+                               fix="export the model with standard operators only (before any runtime optimises it)")
     version = scope.versions.get("", 0)
     call = Call(node.op_type, inputs, {k: attribute(p) for k, p in attrs.items()}, outputs, name, version)
     if call.op in STRUCTURAL:
@@ -124,6 +125,7 @@ def _trace_node(builder: Builder, node: NodeProto, inputs: tuple[Item, ...], att
     done = normalise(builder, call)
     if isinstance(done, list):
         return list(done)
+    check_fit(done)
     foldable = all(v is None or v.data is not None for v in done.tensors())
     if scope.keep is not None and done.op not in scope.keep and done.op not in SIMPLER and not foldable:
         schema = onnx.defs.get_schema(done.op, OPSET, "")
@@ -213,7 +215,8 @@ def _size(builder: Builder, call: Call, scope: Scope) -> list[Item]:
     return [builder.constant(np.asarray(np.prod(call.value(0).shape, dtype=np.int64)), call.outputs[0])]
 
 
-def _controlled(rule: Callable[[Builder, Call, control.Run], list[Item]]) -> Callable[[Builder, Call, Scope], list[Item]]:
+def _controlled(rule: Callable[[Builder, Call, control.Run], list[Item]]
+                ) -> Callable[[Builder, Call, Scope], list[Item]]:
     """A rule that traces subgraphs: they see the names around them."""
     def apply(builder: Builder, call: Call, scope: Scope) -> list[Item]:
         def run(body: GraphProto, given: dict[str, Item], prefix: str) -> list[Item]:
@@ -254,7 +257,8 @@ def _versions(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
 
 def _look_up(scope: Scope, name: str, at: str) -> Item:
     if name not in scope.env:
-        raise InputError(f"{name!r} is used but nothing produces it", where=at, fix="the model is damaged: export it again")
+        raise InputError(f"{name!r} is used but nothing produces it", where=at,
+                         fix="the model is damaged: export it again")
     return scope.env[name]
 
 
@@ -264,7 +268,7 @@ def array(tensor: TensorProto, name: str) -> np.ndarray:
         raise UnsupportedError("a tensor of strings", where=f"constant {name}", fix="remove text from the model")
     try:
         return numpy_helper.to_array(tensor)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever a damaged tensor raises
         raise InputError(f"its content does not fit its type and shape ({error})", where=f"constant {name}",
                          fix="the model is damaged: export it again") from None
 
