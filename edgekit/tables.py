@@ -191,8 +191,8 @@ def export(r: dict) -> str:
     layers = r["layers"]
     sparse = sum(1 for x in layers if x["sparsity"])
     rows = [[name, size(x["code_bytes"]), f"{x['max_rel_error']:.1e}" if x["run_here"] else "not run here"] for name, x in r["targets"].items()]
-    parts = [f"{r['bundle']}: {len(layers)} layers, {sparse} of them sparse, in {r['seconds']:.1f} s; "
-             f"weights {size(r['weights_bytes'])}, arena {size(r['arena_bytes'])}",
+    memory = f"weights {size(r['weights_bytes'])}, arena {size(r['arena_bytes'])}"
+    parts = [f"{r['bundle']}: {len(layers)} layers, {sparse} of them sparse, in {r['seconds']:.1f} s; {memory}",
              _layers(layers), table(["target", "code", "max rel error"], rows)]
     if sparse:
         parts.append(_distance(r["distance_to_original"]))
