@@ -1,4 +1,5 @@
 """From a trained model to a bundle: load, sparsify, lower, compile for every target, verify, write."""
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,7 +11,7 @@ import numpy as np
 
 from edgekit import bundle as bundles
 from edgekit import targets as devices
-from edgekit import testing
+from edgekit import vectors as test_vectors
 from edgekit.errors import InputError, MissingToolError, UnsupportedError, VerificationError
 from edgekit.runtimes.abi import bundle as format
 
@@ -55,7 +56,7 @@ def export(model: Any, *, targets: Iterable[str] = ("host",), sparsity: float = 
     progress("lowering")
     plan, arrays = lower(loaded.name, list(zip(entries, pruned.models, strict=True)), loaded.states)
     progress("running the test vectors in onnxruntime")
-    vectors = {e: testing.make(v.model, pruned_model, loaded.states, testing.cases(v.model, calibration, e, sum(s.macs for s in plan_entry.steps)))
+    vectors = {e: test_vectors.make(v.model, pruned_model, loaded.states, test_vectors.cases(v.model, calibration, e, sum(s.macs for s in plan_entry.steps)))
                for e, v, pruned_model, plan_entry in zip(entries, loaded.variants, pruned.models, plan.entries, strict=True)}
 
     with tempfile.TemporaryDirectory(prefix="edgekit-") as temporary:
@@ -67,7 +68,7 @@ def export(model: Any, *, targets: Iterable[str] = ("host",), sparsity: float = 
         (staging / "weights.bin").write_bytes(pack_weights(plan, arrays))
         for k, (entry, pruned_model) in enumerate(zip(entries, pruned.models, strict=True)):
             end = "" if k == 0 else f".{entry}"
-            testing.save(staging / f"vectors{end}.npz", vectors[entry])
+            test_vectors.save(staging / f"vectors{end}.npz", vectors[entry])
             if source:
                 (staging / f"model{end}.onnx").write_bytes(pruned_model.SerializeToString())
         manifest = _manifest(plan, pruned.layers, chosen, staging, loaded, vectors, sparsity)
@@ -77,7 +78,7 @@ def export(model: Any, *, targets: Iterable[str] = ("host",), sparsity: float = 
         try:
             verified = _verify(bundles.Bundle(checked), chosen, progress)
         finally:
-            testing.remove(staging.with_suffix(".check"))
+            shutil.rmtree(staging.with_suffix(".check"), ignore_errors=True)
         for target, matches in verified.items():
             manifest["targets"][target]["verified"] = {
                 "max_abs_error": max(m.max_abs_error for m in matches), "max_rel_error": max(m.max_rel_error for m in matches)}

@@ -6,7 +6,7 @@ import pytest
 from onnx import helper
 
 import edgekit as ek
-from edgekit import errors, testing, vectors
+from edgekit import errors, vectors
 from tests.lower.graphs import model
 
 RNG = np.random.default_rng(0)
@@ -39,17 +39,17 @@ def test_vectors_come_from_the_users_data(net, tmp_path):
 
 
 def test_drawn_vectors_are_the_same_every_time(net):
-    one, two = (testing.make(net, net, (), 2) for _ in range(2))
+    one, two = (vectors.make(net, net, (), 2) for _ in range(2))
     assert all(np.array_equal(a["x"], b["x"]) for a, b in zip(one.cases, two.cases, strict=True))
 
 
 def test_a_model_that_wants_positive_numbers_gets_them():
     m = model([helper.make_node("Log", ["x"], ["y"], name="l")], {"x": n(1, 50)}, ["y"])
-    assert np.isfinite(testing.make(m, m, (), 2).expected["y"]).all()
+    assert np.isfinite(vectors.make(m, m, (), 2).expected["y"]).all()
 
 
 def test_state_is_carried_over_the_cases(stateful):
-    made = testing.make(stateful, stateful, (("h", "h2"),), {"x": np.ones((3, 1, 8), np.float32)})
+    made = vectors.make(stateful, stateful, (("h", "h2"),), {"x": np.ones((3, 1, 8), np.float32)})
     assert set(made.expected) == {"y"} and set(made.cases[0]) == {"x"}
     assert not np.allclose(made.expected["y"][0], made.expected["y"][1])
 
@@ -80,12 +80,12 @@ def test_calibration_files_that_are_none(net, tmp_path, content):
 
 
 def test_numbers_that_are_off_fail_loudly_and_leave_nothing(net, tmp_path, monkeypatch):
-    right = testing.make
+    right = vectors.make
 
     def wrong(*args):
         v = right(*args)
         return replace(v, expected={k: a + np.float32(0.01) for k, a in v.expected.items()})
-    monkeypatch.setattr(testing, "make", wrong)
+    monkeypatch.setattr(vectors, "make", wrong)
     with pytest.raises(errors.VerificationError) as e:
         ek.export(net, output=tmp_path / "m.ekb", name="m")
     assert "'y'" in str(e.value) and "host" in str(e.value) and e.value.exit_code == 1
