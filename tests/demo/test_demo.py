@@ -46,7 +46,7 @@ def test_the_whole_demo(tmp_path):
         pytest.importorskip(package)
     for _ in range(2):          # over the output of an earlier run, too
         done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, tmp_path / "out"], cwd=ROOT, capture_output=True,
-                              text=True, timeout=900)
+                              text=True, timeout=900, check=False)
         assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["targets"] == ["host", "arm64", "wasm"] and not result["left_out"]
