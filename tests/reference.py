@@ -53,11 +53,8 @@ def run_map(k: spec.Map, *args: np.ndarray) -> None:
 def run_gather(k: spec.Gather, x, index, out) -> None:
     i = view(index, k.shape, k.index.strides).astype(np.int64)
     i = np.clip(np.where(i < 0, i + k.extent, i), 0, k.extent - 1)
-    where = i * k.x.strides[k.axis]
-    for a, s in enumerate(k.x.strides):
-        if a != k.axis:
-            where = where + s * np.arange(k.shape[a]).reshape([-1 if b == a else 1 for b in range(len(k.shape))])
-    _result(view(out, k.shape, k.output.strides), x[where])
+    whole = view(x, [k.extent if a == k.axis else n for a, n in enumerate(k.shape)], k.x.strides)
+    _result(view(out, k.shape, k.output.strides), np.take_along_axis(whole, i, k.axis))
 
 
 def run_scatter(k: spec.Scatter, updates, index, out) -> None:
@@ -128,15 +125,19 @@ def run_conv(k: spec.Conv, x, *args) -> None:
     taps = list(cartesian(*(range(n) for n in k.kernel)))
     shape = (k.channels, *k.spatial)
     y = np.zeros(shape)
+    split = list(zip(k.kernel, k.dilation, k.stride, strict=True))
+    phases = [max(t * d % s for t in range(n)) + 1 for n, d, s in split]
+    steps = [o + (n - 1) * d // s for o, (n, d, s) in zip(k.spatial, split, strict=True)]
+    image = view(x, (k.fan_in * max(1, k.channels // k.fan_out), *phases, *steps), (k.channel, *k.phase, *k.step))
     for g in range(k.groups):
-        base = g * k.v // k.fan_out * k.fan_in
+        base = g * k.v // k.fan_out * k.fan_in if k.fan_out < k.channels else 0
         planes = []
         for i in index[g]:
             channel, tap = divmod(int(i), len(taps))
-            offset = (base + channel) * k.channel
-            for t, d, s, phase, step in zip(taps[tap], k.dilation, k.stride, k.phase, k.step, strict=True):
-                offset += t * d % s * phase + t * d // s * step
-            planes.append(view(x[offset:], k.spatial, k.step))
+            at = [t * d for t, d in zip(taps[tap], k.dilation, strict=True)]
+            phase = [a % s for a, s in zip(at, k.stride, strict=True)]
+            inside = [slice(a // s, a // s + o) for a, s, o in zip(at, k.stride, k.spatial, strict=True)]
+            planes.append(image[(base + channel, *phase, *inside)])
         sums = np.tensordot(w[g].T.astype(np.float64), np.stack(planes).astype(np.float64), 1)
         y[order[g * k.v:(g + 1) * k.v]] = sums + bias[g * k.v:(g + 1) * k.v].reshape(-1, *[1] * len(k.spatial))
     extras = _extras(k.extras, rest[:-1], shape)
@@ -199,12 +200,15 @@ def run_kernel(kernel, *args: np.ndarray) -> None:
     RUN[type(kernel)](kernel, *args)
 
 
+POISON = 0xFF  # bytes of NaN, -1, or a bool that is none
+
+
 class Machine:
-    """A plan in numpy: one arena of bytes, poisoned, one block of weights."""
+    """A plan in numpy: one arena of bytes, one block of weights. What a step has not written yet is NaN."""
 
     def __init__(self, plan: Plan, weights: dict[str, np.ndarray]):
         self.plan = plan
-        self.arena = np.full(plan.arena_bytes, 0x7B, np.uint8)
+        self.arena = np.full(plan.arena_bytes, POISON, np.uint8)
         self.arena[:plan.state_bytes] = 0
         self.weights = np.zeros(plan.weights_bytes + 256, np.uint8)
         for c in plan.constants:
@@ -219,7 +223,11 @@ class Machine:
         buffers = self.plan.buffers(entry)
         for p in entry.inputs:
             self.flat(buffers[p.buffer])[...] = np.asarray(inputs[p.name], p.dtype).reshape(-1)
+        fresh = {b.name for b in entry.buffers} - {p.buffer for p in entry.inputs}
         for step in entry.steps:
+            for name in fresh & {r.buffer for r in step.args}:
+                self.flat(buffers[name]).view(np.uint8)[...] = POISON
+                fresh.remove(name)
             run_kernel(step.kernel, *(self.flat(buffers[r.buffer], r.offset) for r in step.args))
         for state, source in entry.updates:
             self.flat(buffers[state])[...] = self.flat(buffers[source])
