@@ -118,7 +118,7 @@ def make(original: "onnx.ModelProto", pruned: "onnx.ModelProto", states: Sequenc
     for draw in (_normal, _unit):
         rng = np.random.default_rng(SEED)
         inputs = {n: known[n] if n in known else draw(rng, dtype, (count, *shape)) for n, (dtype, shape) in wanted.items()}
-        rows = [{n: a[k] for n, a in inputs.items()} for k in range(count)]
+        rows = [{n: np.asarray(a[k]) for n, a in inputs.items()} for k in range(count)]
         expected = run(pruned, rows, states)
         if all(np.isfinite(a).all() for a in expected.values() if a.dtype.kind == "f"):
             break  # a logarithm of negative numbers proves little: such models get numbers between 0 and 1
