@@ -57,9 +57,12 @@ def build_conv(k: Conv, machine: Machine):
 
 
 def _strip(v: int, height: int, width: int, pitch: int, lanes: int) -> tuple[int, int]:
-    """Rows and columns of a strip: as many as the stack array holds, and some balance where there are several."""
+    """Rows and columns of a strip: as many as the stack array holds, and some balance where there are several.
+
+    Rows that lie far apart, upside down or on each other (a slice, a reversed or a broadcast image) are strips of their own.
+    """
     limit = max(STRIP_FLOATS // v // lanes * lanes, lanes)
-    if height == 1 or pitch > limit:
+    if height == 1 or not 0 < pitch <= limit:
         share = ceil(width / ceil(width / limit))
         return 1, min(width, ceil(share / lanes) * lanes)
     rows = max(1, limit // pitch)
