@@ -7,7 +7,7 @@ from edgekit.exporters.kernels import spec
 from edgekit.exporters.kernels.spec import Tensor
 from edgekit.exporters.lower.builder import Builder, Node
 from edgekit.exporters.lower.products import F, floats_only, in_float32, linear, rooted, tensors, with_node
-from edgekit.exporters.lower.values import Product, Value, of_view
+from edgekit.exporters.lower.values import Product, Value, constant, of_view
 from edgekit.exporters.lower.views import View
 from edgekit.exporters.lower.weights import CHANNEL_MAJOR, POSITION_MAJOR, Packed, packed
 
@@ -22,7 +22,9 @@ def gemm(b: Builder, node: Node) -> None:
     w, c = b.array(w_name), b.array(c_name)
     shape = b.shape(node.output(0))
     bias = None
-    if w is not None:
+    if x.shape[1] == 0:
+        y = constant(0.0, F, shape)
+    elif w is not None:
         w = w if node.attrs.get("transB", 0) else w.T
         if c is not None and c.size in (1, shape[1]) and (c.ndim < 2 or c.shape[0] == 1):
             bias = np.broadcast_to(c.reshape(-1) * np.float32(beta), (shape[1],)).astype(np.float32)
@@ -49,6 +51,8 @@ def matmul(b: Builder, node: Node) -> None:
     shape = b.shape(node.output(0))
     if b.dtype(a_name) != F:
         return b.set(node.output(0), _integer_or_double(b, node, shape))
+    if b.shape(a_name)[-1] == 0:
+        return b.set(node.output(0), constant(0.0, F, shape))
     if w is not None and w.ndim == 2 and len(b.shape(a_name)) >= 2:
         p = packed(b, np.ascontiguousarray(w.T, np.float32), None, POSITION_MAJOR)
         return b.set(node.output(0), linear(b, b.value(a_name), p, w.shape[1], shape, "MatMul", w.shape[0]))
