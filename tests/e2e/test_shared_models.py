@@ -10,12 +10,12 @@ from onnx import numpy_helper
 import edgekit as ek
 
 TARGETS = ["host", "arm64", "wasm"]
-SMALL = ["metadrive_ppo_expert", "sb3_ppo_bipedalwalker", "sb3_ppo_lunarlander", "social_stgcnn_zara1"]
-LARGE = ["mobilenet_v1_025_224", "pilotnet", "squeezenet11"]
+EVERYDAY = ["metadrive_ppo_expert", "social_stgcnn_zara1"]
+OTHERS = ["mobilenet_v1_025_224", "pilotnet", "sb3_ppo_bipedalwalker", "sb3_ppo_lunarlander", "squeezenet11"]
 STGAT = [f"stgat_hotel_{kind}{size}" for kind in ("erm", "irm0.5") for size in ("", "_n2", "_n4")]
 MODELS = [
-    *(f"models/{name}" for name in SMALL),
-    *(pytest.param(f"models/{name}", marks=pytest.mark.slow) for name in (*LARGE, *STGAT)),
+    *(f"models/{name}" for name in EVERYDAY),
+    *(pytest.param(f"models/{name}", marks=pytest.mark.slow) for name in (*OTHERS, *STGAT)),
     pytest.param("data/tgcn_los/tgcn_los", marks=pytest.mark.slow),
 ]
 TOLERANCE = 1e-4
