@@ -113,7 +113,7 @@ def test_a_sample_of_onnx_s_tests():
 
 @pytest.mark.slow
 def test_all_of_onnx_s_tests():
-    """A quarter of an hour. The kernels of all models are compiled at once first; the cases then find them in the cache."""
+    """Ten to twenty minutes. The kernels of all models are compiled at once first; the cases then find them in the cache."""
     _compile_everything()
     found = {name: outcome(case) for name, case in cases()}
     assert not surprises(found)
