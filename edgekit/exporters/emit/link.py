@@ -5,6 +5,7 @@ import tempfile
 from importlib import resources
 from pathlib import Path
 
+from edgekit.errors import UnsupportedError
 from edgekit.exporters.emit import c_source
 from edgekit.exporters.emit.compile import Compiled
 from edgekit.exporters.emit.cpu import cpu_features
@@ -14,6 +15,7 @@ from edgekit.runtimes.abi.names import library_names, model_name
 from edgekit.targets import Target
 
 _STACK_BYTES = 1 << 20  # of the wasm module
+_WASM_BYTES = (1 << 32) - (16 << 20)  # for arena and weights
 _SOURCES = ("edgekit.h", "ek_runtime.h", "ek_crc32c.h", "ek_memory.c", "ek_threads.h", "ek_threads.c")
 # Nothing but the code itself: no libc, no start-up code, no stack protector, no debug information.
 _FREESTANDING = ["-std=c11", "-O2", "-g0", "-ffreestanding", "-fno-stack-protector", "-fno-sanitize=all",
@@ -25,8 +27,11 @@ def emit_target(plan: Plan, compiled: Compiled, target: Target, out_dir: Path) -
 
     For the host also the thread pool as a library of its own, for drivers that have no C compiler. Calls for several
     targets may share OUT, at the same time too. Raises CompilerError when the C compiler or a linker refuses,
-    MissingToolError without zig.
+    MissingToolError without zig, UnsupportedError where the target cannot address the model's memory.
     """
+    if target.triple.startswith("wasm32") and plan.arena_bytes + plan.weights_bytes > _WASM_BYTES:
+        raise UnsupportedError(f"the model needs {(plan.arena_bytes + plan.weights_bytes) / 2**30:.1f} GiB of memory, "
+                               f"WebAssembly has less than {_WASM_BYTES / 2**30:.0f}", where=target.name, fix="use smaller shapes or another target")
     name = model_name(plan.name)
     shared, static = library_names(target, name)
     abi = resources.files("edgekit.runtimes.abi")

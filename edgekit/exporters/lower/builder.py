@@ -3,6 +3,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from edgekit.exporters.lower.plan import Buffer, Ref, Step
 from edgekit.exporters.lower.values import Value, combine, constant, of_view, too_long
 from edgekit.exporters.lower.views import View, collapse, row_major
 
+LARGEST = 2 << 30  # bytes of a buffer
 DTYPES = ("float32", "float64", "float16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool")
 
 
@@ -97,9 +99,13 @@ class Builder:
         return of_view(View(self.constants.add(array), dtype, 0, array.shape, row_major(array.shape)))
 
     def fresh(self, dtype: str, shape: Sequence[int], name: str = "") -> View:
-        """A new buffer of the arena, row-major."""
+        """A new buffer of the arena, row-major. UnsupportedError past `LARGEST`: kernels may count elements in 32 bits."""
         name = name or f"b{len(self.buffers)}"
-        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        size = prod(shape) * np.dtype(dtype).itemsize
+        if size > LARGEST:
+            where = f"node {self.node.name}" if self.node.name else "input " + name.partition(":")[2]
+            raise UnsupportedError(f"a tensor {dtype}{list(shape)} of {size / 2**30:.1f} GiB: more than {LARGEST >> 30} GiB are not compiled",
+                                   where=where, fix="use a smaller batch or image")
         self.buffers[name] = Buffer(name, dtype, tuple(shape), "arena", 0, size)
         return View(name, dtype, 0, tuple(shape), row_major(shape))
 
