@@ -179,13 +179,13 @@ def fits(array: Any, port: Port, where: str) -> None:
 def check(status: int, where: str) -> None:
     """Raises the error that a status of the model's library stands for."""
     if status:
-        name, text = _statuses().get(status, (f"status {status}", "a status that edgekit does not know"))
+        name, text = statuses().get(status, (f"status {status}", "a status that edgekit does not know"))
         raise RuntimeStatusError(f"{name}: {text}", where=where, status=name)
 
 
 @functools.cache
-def _statuses() -> dict[int, tuple[str, str]]:
-    """value -> (name, text), from the header that the libraries are built with."""
+def statuses() -> dict[int, tuple[str, str]]:
+    """Every ek_status: value -> (name, text), from the header that the libraries are built with."""
     header = resources.files("edgekit.runtimes.abi").joinpath("edgekit.h").read_text("utf-8")
     return {int(value): (name, text) for name, value, text in re.findall(r'X\((EK_\w+), (\d+), "(.*?)"\)', header)}
 

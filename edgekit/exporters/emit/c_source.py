@@ -9,12 +9,8 @@ from edgekit.exporters.emit.weights import payload_bytes, plan_id, saved_state_b
 from edgekit.exporters.kernels.spec import Kernel
 from edgekit.exporters.lower.plan import Buffer, Entry, Plan, Port, Step
 from edgekit.runtimes.abi.layout import STATE_HEADER, WEIGHTS_HEADER
-from edgekit.runtimes.abi.names import entry_names, model_name, parameter_names
+from edgekit.runtimes.abi.names import C_TYPES, comment, entry_names, model_name, parameter_names
 
-_C_TYPES = {
-    "float32": "float", "float64": "double", "float16": "uint16_t", "bfloat16": "uint16_t", "bool": "uint8_t",
-    **{f"{u}int{n}": f"{u}int{n}_t" for u in ("", "u") for n in (8, 16, 32, 64)},
-}
 _PARALLEL_WORK = 1 << 15  # multiply-adds or elements: less is not worth waking a thread for
 
 
@@ -136,8 +132,8 @@ def _entry_header(name: str, entry: Entry, end: str) -> str:
     names = parameter_names([p.name for p in ports], name)
     n = len(entry.inputs)
     lines = [f"{'in ' if k < n else 'out'} {k if k < n else k - n}  {names[k]}: {p.dtype} {_shape(p)}"
-             + ("" if names[k] == p.name else f", called {_comment(p.name)}") for k, p in enumerate(ports)]
-    about = "\n * ".join([f"Entry {_comment(entry.name)}.", *lines])
+             + ("" if names[k] == p.name else f", called {comment(p.name)}") for k, p in enumerate(ports)]
+    about = "\n * ".join([f"Entry {comment(entry.name)}.", *lines])
     params = [f"{name} *m", *(f"{'const ' * (k < n)}{_c_type(p)} {names[k]}[{_extent(p)}]"
                               for k, p in enumerate(ports))]
     views = [f"{{(void *){x}, {_nbytes(p)}u, EK_{p.dtype.upper()}}}" for p, x in zip(ports, names)]
@@ -165,24 +161,19 @@ def _call(head: str, items: Sequence[str], tail: str) -> str:
 def _state_comment(plan: Plan) -> str:
     if not plan.states:
         return "\n/* The model keeps no state: these three do nothing, correctly. */"
-    lines = "".join(f"\n *   {_comment(s.name)}: {s.dtype} {_dims(s.shape)}" for s in plan.states)
+    lines = "".join(f"\n *   {comment(s.name)}: {s.dtype} {_dims(s.shape)}" for s in plan.states)
     size = f"{model_name(plan.name).upper()}_STATE_BYTES"
     return f"\n/* State kept from call to call, zero at first; save and restore take {size}:{lines} */"
 
 
 def _entry_comment(index: int, entry: Entry) -> str:
-    return f"\n *   {index}  {_comment(entry.name)}: {len(entry.steps)} steps"
-
-
-def _comment(text: str) -> str:
-    """Any name, harmless inside a C comment: printable ASCII, no way to end the comment or to splice lines."""
-    return "".join(c if " " <= c <= "~" and c not in "*/\\?" else "_" for c in text)[:200]
+    return f"\n *   {index}  {comment(entry.name)}: {len(entry.steps)} steps"
 
 
 def _c_type(port: Port) -> str:
-    if port.dtype not in _C_TYPES:
+    if port.dtype not in C_TYPES:
         raise UnsupportedError(f"dtype {port.dtype} has no C type", where=port.name)
-    return _C_TYPES[port.dtype]
+    return C_TYPES[port.dtype]
 
 
 def _dims(shape: Sequence[int]) -> str:
@@ -222,7 +213,7 @@ def _entry_source(plan: Plan, entry: Entry, index: int, symbols: Mapping[Kernel,
         args = "".join(_pointer(buffers[a.buffer], a.offset) + ", " for a in step.args)
         call = f"ek_call_{index}_{number}"
         calls.append(f"""
-/* {_comment(step.name)}: {_comment(step.op)} */
+/* {comment(step.name)}: {comment(step.op)} */
 static void {call}(const unsigned char *w, unsigned char *a, int32_t begin, int32_t end)
 {{
     (void)w, (void)a;

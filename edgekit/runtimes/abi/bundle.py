@@ -3,11 +3,8 @@
 manifest.sha256 holds the hash of manifest.json, and manifest.json those of all other files. Reading checks them all and
 executes nothing. Writing is all or nothing: aside, then renamed.
 """
-import contextlib
-import errno
 import hashlib
 import os
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -15,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgekit.errors import BundleError, ExistsError, InputError
-from edgekit.runtimes.abi import archive
+from edgekit.errors import BundleError, InputError
+from edgekit.runtimes.abi import archive, whole
 from edgekit.runtimes.abi.manifest import FORMAT, check_manifest, check_name, dump, parse
 
 MANIFEST, SEAL = "manifest.json", "manifest.sha256"
@@ -48,7 +45,7 @@ def read(path: str | Path) -> BundleFiles:
         raise InputError("there is no such bundle", where=str(path), fix="check the path")
     unpacked = tempfile.TemporaryDirectory(prefix="edgekit-", ignore_cleanup_errors=True)
     try:
-        with _said(path, "read"):
+        with whole.said(path, "read"):
             archive.unpack(path, Path(unpacked.name))
         return BundleFiles(Path(unpacked.name), _verified(Path(unpacked.name), str(path)), unpacked)
     except BaseException:
@@ -58,7 +55,7 @@ def read(path: str | Path) -> BundleFiles:
 
 def _verified(root: Path, where: str) -> dict[str, Any]:
     """The manifest, once every file is known to be the one that was written."""
-    with _said(Path(where), "read"):
+    with whole.said(Path(where), "read"):
         found = dict(_walk(root, where))
         for name in (MANIFEST, SEAL):
             if name not in found:
@@ -108,37 +105,19 @@ def write(path: str | Path, manifest: Mapping[str, Any], files: Mapping[str, Pat
     check_free(path, overwrite)
     for name in files:
         check_name(name, str(path))
-    with _said(path, "write"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-    try:
-        with _said(path, "write"):
-            full = _fill(aside / "new", manifest, files, str(path))
-            made = aside / "new"
-            if path.suffix == ".zip":
-                made = aside / "new.zip"
-                archive.pack(aside / "new", made, [SEAL, MANIFEST, *sorted(files)])
-                _sync(made)
-            if os.path.lexists(path):
-                os.rename(path, aside / "old")
-            os.rename(made, path)
-            _sync(path.parent)
-    finally:
-        if os.path.lexists(aside / "old") and not os.path.lexists(path):
-            os.rename(aside / "old", path)
-        shutil.rmtree(aside, ignore_errors=True)
+    with whole.aside(path) as folder:
+        if path.suffix == ".zip":
+            full = _fill(folder / "files", manifest, files, str(path))
+            archive.pack(folder / "files", folder / "new", [SEAL, MANIFEST, *sorted(files)])
+            whole.sync(folder / "new")
+        else:
+            full = _fill(folder / "new", manifest, files, str(path))
     return read(path) if path.suffix == ".zip" else BundleFiles(path, full)
 
 
 def check_free(path: str | Path, overwrite: bool = False) -> None:
     """Raises ExistsError unless a bundle may be written at `path`; asked before long work begins."""
-    path = Path(path)
-    if not os.path.lexists(path):
-        return
-    if path.is_symlink() or not (_is_bundle(path) or (path.is_dir() and not any(path.iterdir()))):
-        raise ExistsError("something that is not a bundle is there", where=str(path), fix="choose another output")
-    if not overwrite:
-        raise ExistsError("the output exists", where=str(path), fix="choose another output, or --overwrite")
+    whole.check_free(Path(path), overwrite, _is_bundle, "a bundle")
 
 
 def _is_bundle(path: Path) -> bool:
@@ -147,38 +126,15 @@ def _is_bundle(path: Path) -> bool:
 
 def _fill(folder: Path, manifest: Mapping[str, Any], files: Mapping[str, Path | bytes], where: str) -> dict[str, Any]:
     """Writes all files, then the manifest and its hash, each forced to the disk. Returns the manifest."""
-    folder.mkdir()
-    hashes = {}
-    for name in sorted(files):
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        content = files[name]
-        if isinstance(content, Path):
-            shutil.copyfile(content, target)
-        else:
-            target.write_bytes(content)
-        hashes[name] = _sha256(target)
-        _sync(target)
-    full = {**manifest, "format": FORMAT, "files": hashes}
+    whole.fill(folder, files)
+    full = {**manifest, "format": FORMAT, "files": {name: _sha256(folder / name) for name in sorted(files)}}
     check_manifest(full, where)
     text = dump(full)
     for name, content in ((MANIFEST, text), (SEAL, _seal(text))):
         (folder / name).write_bytes(content)
-        _sync(folder / name)
-    for below, _, _ in os.walk(folder):
-        _sync(Path(below))
+        whole.sync(folder / name)
+    whole.sync(folder)
     return full
-
-
-def _sync(path: Path) -> None:
-    """Forces a file or folder to the disk; folders cannot be opened on Windows and need no such thing there."""
-    if path.is_dir() and os.name == "nt":
-        return
-    handle = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _sha256(path: Path) -> str:
@@ -193,14 +149,3 @@ def _seal(manifest: bytes) -> bytes:
 
 def _raise(error: OSError) -> None:
     raise error
-
-
-@contextlib.contextmanager
-def _said(path: Path, doing: str) -> Iterator[None]:
-    """What the operating system refuses, as an error with a place and a fix."""
-    try:
-        yield
-    except OSError as e:
-        full = e.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))
-        fix = "free some space or choose another disk" if full else "check the path and its permissions"
-        raise InputError(f"cannot {doing}: {e.strerror or e}", where=str(path), fix=fix) from e

@@ -34,6 +34,10 @@ vfork vprintf wait write y0 y1 yn
 """
 _RESERVED = frozenset(f"{_KEYWORDS} {_MACROS}".split())
 _NO_TYPE = _RESERVED | frozenset(_LIBRARY.split())
+C_TYPES = {  # of tensor elements; halves as their bits
+    "float32": "float", "float64": "double", "float16": "uint16_t", "bfloat16": "uint16_t", "bool": "uint8_t",
+    **{f"{u}int{n}": f"{u}int{n}_t" for u in ("", "u") for n in (8, 16, 32, 64)},
+}
 
 
 def _identifier(text: str, fallback: str) -> str:
@@ -74,6 +78,11 @@ def parameter_names(ports: list[str], model: str) -> list[str]:
     plain = [_identifier(p, "p") for p in ports]
     hiding = [p in _RESERVED or p == "m" or p.endswith("_t") or p.startswith(model) for p in plain]
     return _distinct([p + "_" if bad else p for p, bad in zip(plain, hiding)], set())
+
+
+def comment(text: str) -> str:
+    """Any name, harmless inside a C comment: printable ASCII, no way to end the comment or to splice lines."""
+    return "".join(c if " " <= c <= "~" and c not in "*/\\?" else "_" for c in text)[:200]
 
 
 def library_names(target: Target, name: str) -> tuple[str, str]:

@@ -19,9 +19,9 @@ def read(data: bytes) -> Symbols:
     together, where what one member defines is not undefined. InputError for other files."""
     try:
         if data[:8] == b"!<arch>\n":
-            members = [read(m) for m in _members(data)]
-            defined = frozenset().union(*(m.defined for m in members))
-            return Symbols(defined, frozenset().union(*(m.undefined for m in members)) - defined)
+            parts = [read(m) for m in members(data)]
+            defined = frozenset().union(*(m.defined for m in parts))
+            return Symbols(defined, frozenset().union(*(m.undefined for m in parts)) - defined)
         if data[:4] == b"\x7fELF":
             return _elf(data)
         if data[:8] == b"\0asm\1\0\0\0":
@@ -31,7 +31,7 @@ def read(data: bytes) -> Symbols:
     raise InputError("not an ELF or wasm file nor an archive of them")
 
 
-def _members(data: bytes) -> Iterator[bytes]:
+def members(data: bytes) -> Iterator[bytes]:
     """Object files of an archive (System V or BSD names), without its tables."""
     at = 8
     while at + 60 <= len(data):
