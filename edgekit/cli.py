@@ -23,8 +23,7 @@ from edgekit.errors import EdgekitError, InputError, MissingToolError
 from edgekit.progress import Progress
 
 BUG, INTERRUPTED, NO_READER = 70, 130, 141
-_LATER = {"fit": "finds the sparsity that meets a budget", "tune": "finds the tiles of a target",
-          "pack": "wraps a bundle for cmake, npm, Android, Apple or ROS 2"}
+_LATER = {"fit": "finds the sparsity that meets a budget", "tune": "finds the tiles of a target"}
 
 
 class Answer(NamedTuple):
@@ -213,6 +212,13 @@ def _inspect(args: argparse.Namespace, progress: Progress) -> Answer:
     return Answer(result, tables.inspect(result))
 
 
+def _pack(args: argparse.Namespace, progress: Progress) -> Answer:
+    from edgekit.pack import pack
+    progress(f"packing {args.bundle} as {args.form}")
+    result = pack(args.bundle, args.form, args.output, args.overwrite)
+    return Answer(result, tables.pack(result))
+
+
 def _targets(args: argparse.Namespace, progress: Progress) -> Answer:
     from edgekit.inspection import devices
     result = {"targets": devices()}
@@ -326,6 +332,12 @@ def _parser() -> argparse.ArgumentParser:
 
     inspect = verb("inspect", _inspect, "show what is inside a bundle or a model: layers, sparsity, bytes, MACs, arena")
     _model_arguments(inspect, "OUT.ekb|MODEL")
+
+    pack = verb("pack", _pack, "wrap a bundle for an app: CMake, npm, Android, Apple or ROS 2")
+    pack.add_argument("bundle", metavar="OUT.ekb")
+    pack.add_argument("--as", dest="form", required=True, metavar="cmake|npm|android|apple|ros2")
+    pack.add_argument("-o", "--output", metavar="DIR", required=True)
+    pack.add_argument("--overwrite", action="store_true", help="replace what an earlier pack made there")
 
     verb("targets", _targets, "list the devices edgekit knows, and how each can be run here")
 

@@ -187,6 +187,11 @@ def targets(r: dict) -> str:
     return "\n".join([table(["target", "", "figures here", "compiles", "runs"], rows), *lines])
 
 
+def pack(r: dict) -> str:
+    return (f"{r['output']}: {r['name']} as {r['form']}, {len(r['files'])} files, {size(r['bytes'])}; "
+            f"entries {', '.join(r['entries'])}\n{r['output']}/README.md says how to check and to use it")
+
+
 def export(r: dict) -> str:
     layers = r["layers"]
     sparse = sum(1 for x in layers if x["sparsity"])
