@@ -156,11 +156,11 @@ class Builder:
         """op over broadcast values, fused with what they are. A second product, or one that would be broadcast, goes to memory."""
         shape = tuple(shape)
         fused: list[Value] = []
-        rooted = False
+        root = None
         for a in args:
-            if a.root is not None and (rooted or a.shape != shape):
+            if a.root is not None and (a.shape != shape or root not in (None, a.root)):
                 a = of_view(self.memory(a))
-            rooted |= a.root is not None
+            root = root or a.root
             fused.append(a)
         out = combine(op, fused, dtype, shape, attrs, label)
         return of_view(self.memory(out)) if too_long(out) else out

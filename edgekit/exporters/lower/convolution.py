@@ -142,7 +142,7 @@ def conv_transpose(b: Builder, node: Node) -> None:
     """A convolution of the image spread out with zeros, by the kernel turned round."""
     floats_only(b, node, *node.inputs[:2])
     w, bias = b.array(node.input(1)), b.array(node.input(2))
-    if w is None or (node.input(2) and bias is None):
+    if w is None:
         raise node.unsupported("the weights are computed at run time", "make them a constant of the model")
     r, groups = w.ndim - 2, node.attrs.get("group", 1)
     stride, dilation = node.attrs.get("strides", [1] * r), node.attrs.get("dilations", [1] * r)
@@ -175,6 +175,8 @@ def conv_transpose(b: Builder, node: Node) -> None:
             x = b.sliced(x, 2 + a, cut, x.shape[2 + a] - cut)
             pads[a] = (0, 0)
     y = convolve(b, x, turned, bias, groups, (1,) * r, tuple(dilation), pads, shape, "ConvTranspose")
+    if node.input(2) and bias is None:
+        y = b.apply("add", y, b.reshaped(b.value(node.input(2)), (1, shape[1], *[1] * r)), dtype=F, shape=shape)
     b.set(node.output(0), y)
 
 

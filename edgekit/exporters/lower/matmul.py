@@ -6,7 +6,7 @@ import numpy as np
 from edgekit.exporters.kernels import spec
 from edgekit.exporters.kernels.spec import Tensor
 from edgekit.exporters.lower.builder import Builder, Node
-from edgekit.exporters.lower.products import F, floats_only, in_float32, linear, rooted, tensors, with_node
+from edgekit.exporters.lower.products import F, in_float32, linear, rooted, tensors, with_node
 from edgekit.exporters.lower.values import Product, Value, constant, of_view
 from edgekit.exporters.lower.views import View
 from edgekit.exporters.lower.weights import CHANNEL_MAJOR, POSITION_MAJOR, Packed, packed
@@ -14,7 +14,7 @@ from edgekit.exporters.lower.weights import CHANNEL_MAJOR, POSITION_MAJOR, Packe
 
 def gemm(b: Builder, node: Node) -> None:
     a_name, w_name, c_name = node.input(0), node.input(1), node.input(2)
-    floats_only(b, node, a_name, w_name)
+    dtype = b.dtype(a_name)
     alpha, beta = node.attrs.get("alpha", 1.0), node.attrs.get("beta", 1.0)
     x = b.value(a_name)
     if node.attrs.get("transA", 0):
@@ -23,8 +23,8 @@ def gemm(b: Builder, node: Node) -> None:
     shape = b.shape(node.output(0))
     bias = None
     if x.shape[1] == 0:
-        y = constant(0.0, F, shape)
-    elif w is not None:
+        y = constant(0.0, dtype, shape)
+    elif w is not None and dtype == F:
         w = w if node.attrs.get("transB", 0) else w.T
         if c is not None and c.size in (1, shape[1]) and (c.ndim < 2 or c.shape[0] == 1):
             bias = np.broadcast_to(c.reshape(-1) * np.float32(beta), (shape[1],)).astype(np.float32)
@@ -34,14 +34,14 @@ def gemm(b: Builder, node: Node) -> None:
         other = b.value(w_name)
         if node.attrs.get("transB", 0):
             other = b.transposed(other, (1, 0))
-        y = matmul_values(b, x, other, shape)
+        y = _product(b, node, x, other, shape)
         if alpha != 1.0:
-            y = b.apply("mul", y, b.of_array(np.asarray(alpha, np.float32)), dtype=F, shape=shape)
+            y = b.apply("mul", y, b.of_array(np.asarray(alpha, dtype)), dtype=dtype, shape=shape)
     if c_name and bias is None and beta != 0:
         addend = b.value(c_name)
         if beta != 1.0:
-            addend = b.apply("mul", addend, b.of_array(np.asarray(beta, np.float32)), dtype=F, shape=addend.shape)
-        y = b.apply("add", y, addend, dtype=F, shape=shape)
+            addend = b.apply("mul", addend, b.of_array(np.asarray(beta, dtype)), dtype=dtype, shape=addend.shape)
+        y = b.apply("add", y, addend, dtype=dtype, shape=shape)
     b.set(node.output(0), y)
 
 
@@ -49,10 +49,10 @@ def matmul(b: Builder, node: Node) -> None:
     a_name, w_name = node.input(0), node.input(1)
     a, w = b.array(a_name), b.array(w_name)
     shape = b.shape(node.output(0))
-    if b.dtype(a_name) != F:
-        return b.set(node.output(0), _integer_or_double(b, node, shape))
     if b.shape(a_name)[-1] == 0:
-        return b.set(node.output(0), constant(0.0, F, shape))
+        return b.set(node.output(0), constant(0, b.dtype(a_name), shape))
+    if b.dtype(a_name) != F:
+        return b.set(node.output(0), _product(b, node, b.value(a_name), b.value(w_name), shape))
     if w is not None and w.ndim == 2 and len(b.shape(a_name)) >= 2:
         p = packed(b, np.ascontiguousarray(w.T, np.float32), None, POSITION_MAJOR)
         return b.set(node.output(0), linear(b, b.value(a_name), p, w.shape[1], shape, "MatMul", w.shape[0]))
@@ -91,16 +91,11 @@ def matmul_values(b: Builder, x: Value, y: Value, shape) -> Value:
     return Value(tuple(shape), x.dtype, (), (), Product(emit, lambda v: v, x.dtype), (node.op,))
 
 
-def _integer_or_double(b: Builder, node: Node, shape) -> Value:
-    """Products of other dtypes have no fused root: they are rare, and their sums are not float32."""
-    if b.dtype(node.input(0)) not in ("float64", "int32", "int64", "uint32", "uint64") or b.dtype(node.input(0)) != b.dtype(node.input(1)):
-        raise node.unsupported(f"products of {b.dtype(node.input(0))} are not compiled", "convert the model to float32")
-    lazy = _any_matmul(b, b.value(node.input(0)), b.value(node.input(1)), shape)
-    if lazy.root is None:
-        return lazy
-    out = b.fresh(lazy.dtype, shape)
-    lazy.root.emit((), (), out, node.op)
-    return of_view(out)
+def _product(b: Builder, node: Node, x: Value, y: Value, shape) -> Value:
+    """x @ y of any dtype that has products."""
+    if x.dtype not in (F, "float64", "int32", "int64", "uint32", "uint64") or x.dtype != y.dtype:
+        raise node.unsupported(f"products of {x.dtype} are not compiled", "convert the model to float32")
+    return _any_matmul(b, x, y, shape)
 
 
 def _left_constant(b: Builder, node: Node, a: np.ndarray, x: Value, shape) -> Value:

@@ -41,7 +41,7 @@ def slice_(b: Builder, node: Node) -> None:
     steps = ints(b, node, 4) or [1] * len(axes)
     for axis, start, end, step in zip(axes, starts or [], ends or [], steps, strict=True):
         axis %= len(x.shape)
-        picked = range(x.shape[axis])[slice(start, end if end > -(1 << 62) else None, step)]
+        picked = range(x.shape[axis])[slice(start, end, step)]
         x = b.sliced(x, axis, picked.start, len(picked), picked.step)
     b.set(node.output(0), x)
 

@@ -61,7 +61,7 @@ def constant(value, dtype: str, shape: tuple[int, ...] = ()) -> Value:
 
 
 def combine(op: str, args: Sequence[Value], dtype: str, shape: tuple[int, ...], attrs: tuple = (), label: str = "") -> Value:
-    """op over values that broadcast to `shape`. At most one has a root, and that one has `shape` already."""
+    """op over values that broadcast to `shape`. Those with a root have the same one, and have `shape` already."""
     root = next((a.root for a in args if a.root is not None), None)
     numbers: dict[View, int] = {}
     for view in (v.broadcast(shape) for a in args for v in a.inputs):
