@@ -6,7 +6,7 @@ file of the package: its path -> its content, or the file to copy.
 import math
 import re
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -113,10 +113,12 @@ def libraries(model: Model, form: str, wanted: str, systems: Iterable[str]) -> l
     return list(found.values())
 
 
-def loadable(model: Model, target: str) -> Path | None:
-    """The loadable library of a target, if the bundle has it."""
-    name = f"{target}/{names.library_names(targets.load(target), model.name)[0]}"
-    return model.files.file(name) if name in model.files.manifest["files"] else None
+def loadables(model: Model) -> Iterator[tuple[Target, Path]]:
+    """The loadable libraries of the bundle, with their targets."""
+    for target in _known(model):
+        name = f"{target.name}/{names.library_names(target, model.name)[0]}"
+        if name in model.files.manifest["files"]:
+            yield target, model.files.file(name)
 
 
 def lacking(model: Model, form: str, wanted: str) -> BundleError:
@@ -175,6 +177,12 @@ def template(name: str, model: Model, **values: str) -> bytes:
     text = resources.files("edgekit.runtimes").joinpath(form, f"{file}.in").read_text("utf-8")
     common = {"name": model.name, "NAME": model.name.upper(), "Name": model.type}
     return fill(text, common | values).encode()
+
+
+def licence(model: Model) -> str:
+    """The model's licence where the manifest has something like an SPDX name, else ""."""
+    found = model.files.manifest.get("license")
+    return found if isinstance(found, str) and re.fullmatch(r"[A-Za-z0-9.+-]{1,40}", found) else ""
 
 
 def about(port: Port) -> str:

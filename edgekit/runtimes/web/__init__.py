@@ -1,9 +1,19 @@
 """The form for browsers and Node: an ES module over the shipped WebAssembly, with types. `npm install` takes the folder."""
 import json
-import re
 from collections.abc import Mapping
 
-from edgekit.runtimes.embed import Files, Model, about, headers, lacking, loadable, signature, template, vectors
+from edgekit.runtimes.embed import (
+    Files,
+    Model,
+    about,
+    headers,
+    lacking,
+    licence,
+    loadables,
+    signature,
+    template,
+    vectors,
+)
 from edgekit.runtimes.session import Entry, Port, statuses
 
 ARRAYS = {"float32": "Float32Array", "float64": "Float64Array", "float16": "Uint16Array", "bool": "Uint8Array",
@@ -13,7 +23,7 @@ ARRAYS = {"float32": "Float32Array", "float64": "Float64Array", "float16": "Uint
 
 def files(model: Model) -> Files:
     """The package: code, weights, module, types, self-test, a page that runs it."""
-    code = loadable(model, "wasm") if "wasm" in model.files.manifest["targets"] else None
+    code = next((path for target, path in loadables(model) if target.triple.startswith("wasm32")), None)
     if code is None:
         raise lacking(model, "npm", "wasm")
     package = "edgekit-" + model.name.lower()
@@ -32,13 +42,11 @@ def files(model: Model) -> Files:
 
 def _package(model: Model, package: str) -> bytes:
     """package.json. Private, so that nobody publishes it by accident; a licence that is no SPDX name is left out."""
-    licence = model.files.manifest.get("license")
-    plain = isinstance(licence, str) and re.fullmatch(r"[A-Za-z0-9.+-]{1,40}", licence)
     described = {
         "name": package, "version": "0.0.0", "private": True, "type": "module", "main": "./index.js", "types": "./index.d.ts",
         "exports": {".": {"types": "./index.d.ts", "default": "./index.js"}, "./selftest.js": "./selftest.js",
                     **{f"./{n}": f"./{n}" for n in (f"{model.name}.wasm", "weights.bin")}},
-        "engines": {"node": ">=18"}, "scripts": {"test": "node test.mjs"}, **({"license": licence} if plain else {})}
+        "engines": {"node": ">=18"}, "scripts": {"test": "node test.mjs"}, **({"license": licence(model)} if licence(model) else {})}
     return (json.dumps(described, indent=2) + "\n").encode()
 
 
