@@ -129,8 +129,9 @@ def _layers(data: Data) -> str:
 
 def _timed_layers(timed: Data) -> str:
     shown = _largest(timed["layers"], "ms")
-    columns = {"time": [x["ms"] for x in shown], "sparsity": [x["sparsity"] for x in shown], "multiply-adds": [x["macs"] for x in shown]}
-    chart = charts.bars([x["name"] for x in shown], columns,
+    columns = {"time": [x["ms"] for x in shown], "sparsity": [x["sparsity"] if x["macs"] else None for x in shown],
+               "multiply-adds": [x["macs"] or None for x in shown]}
+    chart = charts.bars([f"{x['name']}  {x['op']}" for x in shown], columns,
                         {"time": duration, "sparsity": lambda v: f"{v:.0%}", "multiply-adds": count})
     total = duration(sum(x["ms"] for x in timed["layers"]))
     note = f"Median time of every step on {timed['target']}, back to back; {total} in all. " + _left_out(timed["layers"], shown)
