@@ -9,12 +9,12 @@ import numpy as np
 
 from edgekit import vectors
 from edgekit.errors import BundleError, InputError
-from edgekit.runtimes import android, cmake, embed, ros2, web
+from edgekit.runtimes import android, apple, cmake, embed, ros2, web
 from edgekit.runtimes.abi import bundle, whole
 from edgekit.runtimes.session import Entry, Port, entries
 
 FORMS: dict[str, Callable[[embed.Model], embed.Files]] = {
-    "cmake": cmake.files, "npm": web.files, "android": android.files, "ros2": ros2.files}
+    "cmake": cmake.files, "npm": web.files, "android": android.files, "apple": apple.files, "ros2": ros2.files}
 MARK = "edgekit-pack.json"  # in every packed folder: what it was made from, and that it may be overwritten
 
 
