@@ -56,7 +56,7 @@ def bars(labels: Sequence[str], columns: Mapping[str, Sequence[float | None]],
     """
     texts = texts or {}
     widest = min(max((len(label) for label in labels), default=0), 38)
-    left, top, pitch = 14 + 6.6 * widest, 24, 20
+    left, top, pitch = 16 + 8 * widest, 24, 20  # 8: names may be all m and W
     room = (860 - left) / max(len(columns), 1)
     scales = {c: max((v for v in vs if v), default=1.0) for c, vs in columns.items()}
     if shared:

@@ -95,13 +95,14 @@ def _latency(data: Data) -> str:
     out = ""
     for b in (b for b in data.get("bench", ()) if b["measured"]):
         ms, service, due, h = b["latency_ms"], b["service_ms"], b["deadline"], b["histogram"]
+        due_at = "deadline" if due["deadline_from"] == "user" else "next input"
         marks = {n: ms[n] for n in ("p50", "p90", "p99", "p999") if ms[n] is not None}
         out += (f"<h3>{escape(b['target'])}, {escape(b['entry'])}</h3>"
                 + _paragraph(f"{b['runs']} inputs, one every {duration(due['period_ms'])} ({due['period_from']}). A response is timed "
                              f"from the arrival of its input. {due['misses']} came after {duration(due['deadline_ms'])} "
-                             f"({'deadline' if due['deadline_from'] == 'user' else 'the next input'}): with 95 % certainty the rate is "
+                             f"({due_at}): with 95 % certainty the rate is "
                              f"under {due['miss_rate_upper95']:.2%}.")
-                + _figure(charts.histogram(h["edges_ms"], h["counts"], marks, ("deadline", due["deadline_ms"])))
+                + _figure(charts.histogram(h["edges_ms"], h["counts"], marks, (due_at, due["deadline_ms"])))
                 + _table(["", *ms], [["response", *map(duration, ms.values())], ["inference alone", *map(duration, service.values())]])
                 + "".join(_paragraph(n, "soft") for n in b["notes"]))
     return "<h2>Latency</h2>" + out if out else ""

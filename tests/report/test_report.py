@@ -85,6 +85,13 @@ def test_the_verdict_is_on_top(data, files, budget, words, kind):  # noqa: F811
     assert html.index("verdict " + kind) < html.index("<h2>")
 
 
+@pytest.mark.parametrize("given, words, never", [("40ms", "deadline 40 ms", "next input"), (None, "next input", "deadline")])
+def test_a_deadline_that_nobody_set_is_not_called_one(files, given, words, never):  # noqa: F811
+    fake = FakeTime()
+    text = safe(report.render({"bench": [bench(files, session=FakeSession(fake), clock=fake.clock, deadline=given)]})).text
+    assert words in text and never not in text.split("</style>")[-1]
+
+
 def test_wrong_numbers_are_louder_than_a_met_budget(data):
     data["verify"] |= {"ok": False}
     data["verify"]["targets"]["host"] |= {"ok": False}
