@@ -17,8 +17,8 @@ OPSET = 20
 
 
 def prune_half(dense: nn.Module, example: tuple[torch.Tensor, ...]) -> nn.Module:
-    """A copy with half of the weights zero in balanced groups of 8; training it further keeps them zero."""
-    return prune(dense, example, sparsity=0.5, group=8)
+    """A copy with half of the weights zero, in groups as large as each layer bears; further training keeps them zero."""
+    return prune(dense, example, sparsity=0.5, group="auto")
 
 
 def ship(module: nn.Module, example: tuple[torch.Tensor, ...], inputs: Sequence[str], outputs: Sequence[str],

@@ -3,7 +3,7 @@ s.
 
 python examples/train_forecaster.py [--quick] [--output DIR]
 
-Writes forecaster.onnx (dense), forecaster-pruned.onnx (50 % of the weights gone in groups of 8, fine-tuned; same
+Writes forecaster.onnx (dense), forecaster-pruned.onnx (50 % of the weights gone in groups, fine-tuned; same
 operators, zeros in the weights) and forecaster.json (where they come from, their errors). Needs torch; some ten minutes
 on one core.
 """

@@ -2,7 +2,7 @@
 
 python examples/train_policy.py [--quick] [--output DIR]
 
-Writes policy.onnx (dense), policy-pruned.onnx (50 % of the weights gone in groups of 8, fine-tuned; same operators,
+Writes policy.onnx (dense), policy-pruned.onnx (50 % of the weights gone in groups, fine-tuned; same operators,
 zeros in the weights) and policy.json (where they come from, how well they drive). Needs torch; some ten minutes on one
 core.
 """

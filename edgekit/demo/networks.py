@@ -28,7 +28,7 @@ class Network:
 
     @property
     def tuned(self) -> Path:
-        """The network with half of its weights zero in balanced groups of 8, fine-tuned, ONNX."""
+        """The network with half of its weights zero in balanced groups, fine-tuned, ONNX."""
         return FOLDER / f"{self.name}-pruned.onnx"
 
     @property

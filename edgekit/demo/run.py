@@ -95,7 +95,7 @@ def _export(network: Network, form: str, output: Path, targets: Sequence[str], p
     def tell(line: str) -> None:
         progress(f"{name}: {line}")
     return export(network.tuned if form == TUNED else network.dense, targets=list(targets), states=network.states,
-                  sparsity=0.5 if form == ONE_SHOT else 0.0, group=8, calibration=_inputs(network),
+                  sparsity=0.5 if form == ONE_SHOT else 0.0, group="auto", calibration=_inputs(network),
                   output=output / f"{name}.ekb", name=name.replace("-", "_"), overwrite=True, progress=tell)
 
 
