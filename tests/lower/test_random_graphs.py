@@ -13,8 +13,9 @@ from onnx import helper
 
 import edgekit as ek
 from edgekit.exporters.emit import pack_weights
+from tests.lower.drawing import EMPTY, SMALL, WIDE
 from tests.lower.graphs import model, plan_of, reference
-from tests.lower.random_graphs import EMPTY, SMALL, WIDE, random_graph
+from tests.lower.random_graphs import random_graph
 from tests.reference import Machine
 
 FLOATS = 1e-3  # of an output's largest value: rounding is amplified in deep graphs, mistakes are larger
