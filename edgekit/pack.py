@@ -32,7 +32,7 @@ def pack(path: str | Path, form: str, output: str | Path, overwrite: bool = Fals
     _check_apart(path, output)
     files = bundle.read(path)
     known = entries(files.manifest)
-    model = embed.make(files, lambda name: _bytes(files, known[name]))
+    model = embed.make(str(path), files, lambda name: _bytes(files, known[name]))
     made = FORMS[form](model)
     digest = hashlib.sha256((files.root / bundle.MANIFEST).read_bytes()).hexdigest()
     mark = {"form": form, "name": model.name, "bundle": digest, "made_by": _version()}

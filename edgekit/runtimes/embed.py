@@ -5,6 +5,7 @@ file of the package: its path -> its content, or the file to copy.
 """
 import math
 import re
+import shlex
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -38,9 +39,10 @@ class Model:
 
     name: its C name. entries: the first is called `run`, a further one `run_ENTRY`, as in C; so are their ports. vectors:
     by entry, case after case, each the inputs and then the expected outputs, as the C interface takes them. cases: how
-    many. Cases run in order from a reset.
+    many. Cases run in order from a reset. path: of the bundle, for messages.
     """
 
+    path: str
     name: str
     entries: tuple[Entry, ...]
     vectors: Mapping[str, bytes]
@@ -63,13 +65,13 @@ class Library:
     path: Path
 
 
-def make(files: BundleFiles, vectors: Callable[[str], tuple[bytes, int]]) -> Model:
+def make(path: str, files: BundleFiles, vectors: Callable[[str], tuple[bytes, int]]) -> Model:
     """The model of a bundle. vectors: from the manifest's name of an entry to its bytes and the number of its cases."""
     name = prefix(files.manifest)
     known = entries(files.manifest)
     safe = tuple(_harmless(e, name) for e in known.values())
     found = [vectors(raw) for raw in known]
-    return Model(name, safe, {e.name: v[0] for e, v in zip(safe, found)}, {e.name: v[1] for e, v in zip(safe, found)}, files)
+    return Model(path, name, safe, {e.name: v[0] for e, v in zip(safe, found)}, {e.name: v[1] for e, v in zip(safe, found)}, files)
 
 
 def _harmless(entry: Entry, model: str) -> Entry:
@@ -126,7 +128,7 @@ def lacking(model: Model, form: str, wanted: str) -> BundleError:
     kept = [t for t in model.files.manifest["targets"] if t in targets.names()]
     chosen = " ".join(f"-t {t}" for t in dict.fromkeys([*kept, wanted]))
     return BundleError(f"{form} needs code that the bundle does not have (it has: {', '.join(kept) or 'none'})",
-                       where=model.name, fix=f"edgekit export MODEL -o {model.name}.ekb --overwrite {chosen}")
+                       where=model.path, fix=f"edgekit export MODEL -o {shlex.quote(model.path)} --overwrite {chosen}")
 
 
 def _known(model: Model) -> list[Target]:

@@ -7,7 +7,7 @@ import pytest
 
 from edgekit.pack import pack
 from edgekit.runtimes.abi import bundle
-from edgekit.runtimes.embed import make
+from edgekit.runtimes.abi.names import model_name
 
 STRICT = "-Wall -Wextra -Werror -pedantic"
 needs_cmake = pytest.mark.skipif(not (shutil.which("cmake") and shutil.which("g++")), reason="no cmake or g++ here")
@@ -19,14 +19,10 @@ def run(*command: object, cwd: Path, ok: bool = True) -> str:
     return done.stdout + done.stderr
 
 
-def name_of(folder: Path) -> str:
-    return bundle.read(folder).manifest and make(bundle.read(folder), lambda _: (b"", 0)).name
-
-
 @pytest.fixture
 def packed(either, tmp_path) -> tuple[Path, str]:
     pack(either, "cmake", tmp_path / "packed")
-    return tmp_path / "packed", name_of(either)
+    return tmp_path / "packed", model_name(bundle.read(either).manifest["name"])
 
 
 @needs_cmake

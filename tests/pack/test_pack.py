@@ -73,11 +73,11 @@ def test_a_bundle_without_the_code_that_a_form_needs(plain, tmp_path, form):
     keep = "wasm" if form != "npm" else "arm64"
     about = bundle.read(plain).manifest["targets"]
     other = {n: None for n in bundle.read(plain).manifest["files"] if n.split("/")[0] in about and n.split("/")[0] != keep}
-    poor = change(plain, tmp_path / "poor.ekb", other, targets={keep: about[keep]})
+    poor = change(plain, tmp_path / "poor $(x).ekb", other, targets={keep: about[keep]})
     with pytest.raises(BundleError) as caught:
         pack(poor, form, tmp_path / "out")
-    assert f"edgekit export MODEL -o tiny.ekb --overwrite -t {keep} -t {NEEDED[form]}" == caught.value.fix
-    assert [p.name for p in tmp_path.iterdir()] == ["poor.ekb"]
+    assert f"edgekit export MODEL -o '{poor}' --overwrite -t {keep} -t {NEEDED[form]}" == caught.value.fix
+    assert [p.name for p in tmp_path.iterdir()] == ["poor $(x).ekb"]
 
 
 @pytest.mark.parametrize("file", ["include/tiny.h", "include/edgekit.h", "vectors.npz", "vectors.wide.npz"])
@@ -210,7 +210,7 @@ def test_names_are_identifiers_in_every_language(name, entries):
     def ports(some):
         return [{"name": n, "dtype": d, "shape": s} for n, d, s in some]
     manifest = {"name": name, "entries": [{"name": n, "inputs": ports(i), "outputs": ports(o), "states": []} for n, i, o in entries]}
-    model = embed.make(bundle.BundleFiles(Path(), manifest), lambda raw: (b"", 0))
+    model = embed.make("m.ekb", bundle.BundleFiles(Path(), manifest), lambda raw: (b"", 0))
     identifier = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
     assert identifier.fullmatch(model.name) and re.fullmatch(r"([A-Z][A-Za-z0-9]*)?Model", model.type)
     assert model.entries[0].name == "run" and all(re.fullmatch(r"run(_[A-Za-z0-9_]+)?", e.name) for e in model.entries)
