@@ -1,5 +1,5 @@
 """The demo's results to read: tables for the terminal, and the report with pictures."""
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from edgekit import report
