@@ -149,6 +149,7 @@ def test_a_scalar_input_has_test_vectors(tmp_path):
 
 
 FOUND = {
+    "a constant that widens a layer of one output": ([("Gemm", "x w", "g", {}), ("Add", "g c", "y", {})], {"x": n(9, 2)}, {"w": n(2, 1), "c": n(9)}),
     "product over nothing": ([("Slice", "x z z", "v", {}), ("Transpose", "v", "t", {}), ("MatMul", "t w", "p", {}), ("Gemm", "t w c", "g", {}),
                               ("Add", "p g", "y", {})], {"x": n(2, 3)}, {"z": ints(0), "w": n(0, 5), "c": n(5)}),
     "Gemm of float64": ([("Gemm", "x w c", "y", {"transB": 1, "alpha": 0.5, "beta": 2.0})], {"x": n(3, 4, dtype=np.float64)},

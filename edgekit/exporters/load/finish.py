@@ -92,7 +92,8 @@ def _per_channel(constant: np.ndarray, shape: tuple[int, ...], layer: onnx.NodeP
     if axis is None or axis < 0 or constant.ndim > len(shape) or constant.dtype.type not in FLOATS:
         return None
     full = constant.reshape((1,) * (len(shape) - constant.ndim) + constant.shape)
-    if any(n != 1 for k, n in enumerate(full.shape) if k != axis) or not np.isfinite(full).all():
+    varies = any(n not in (1, shape[k] if k == axis else 1) for k, n in enumerate(full.shape))
+    if varies or not np.isfinite(full).all():
         return None
     return np.broadcast_to(full.reshape(-1).astype(np.float64), (shape[axis],))
 
