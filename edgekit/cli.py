@@ -10,7 +10,9 @@ import json
 import math
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -62,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _answered(args: argparse.Namespace) -> int:
-    with _stdout_kept(args.json == "-") as stdout, Progress(args.quiet, alive=args.alive) as progress:
+    with _stdout_kept(args.json == "-") as stdout, Progress(args.quiet, alive=args.alive) as progress, _interrupts(progress):
         answer: Answer = args.verb(args, progress)
     if args.json:
         _write_json(args.json, stdout, answer.result)
@@ -70,6 +72,23 @@ def _answered(args: argparse.Namespace) -> int:
         print(_shown(answer.text), file=stdout)
     stdout.flush()
     return answer.code
+
+
+@contextmanager
+def _interrupts(progress: Progress) -> Iterator[None]:
+    """Ctrl-C ends the command, at the next line of progress where native code lost the exception."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        progress.interrupted = True
+        raise KeyboardInterrupt
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _failed(args: argparse.Namespace, error: EdgekitError, kind: str, code: int) -> int:

@@ -13,12 +13,15 @@ class Progress:
     def __init__(self, quiet: bool = False, alive: bool = True, stream: TextIO | None = None):
         self._stream = None if quiet else stream or sys.stderr
         self._alive = alive and not quiet
+        self.interrupted = False  # set by who catches Ctrl-C: native code may swallow the exception, the next line does not
         self._begin = self._said = time.monotonic()
         self._line = ""
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __call__(self, line: str) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
         self._line, self._said = line, time.monotonic()
         self._write(line)
 

@@ -191,6 +191,25 @@ def test_whatever_goes_wrong_is_a_message_and_a_code(run, monkeypatch, raised, c
     assert got == code and (not out or one_object(out)["error"]["exit_code"] == code)
 
 
+def test_an_interrupt_that_native_code_swallowed_ends_the_command_at_its_next_word(run, monkeypatch):
+    import signal
+
+    import edgekit.demo
+
+    def main(output, progress):
+        progress("at work")
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            pass
+        progress("still at work")
+        return {"text": "done"}
+    monkeypatch.setattr(edgekit.demo, "main", main)
+    code, out, err = run("demo")
+    assert code == 130 and "still" not in err and not out
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_a_bug_shows_its_traceback_when_asked(run, monkeypatch):
     import edgekit.inspection
     monkeypatch.setenv("EDGEKIT_DEBUG", "1")
