@@ -7,11 +7,14 @@
 
 Importing edgekit needs numpy only; compilers, torch and runners are imported when they are first used.
 """
+import os
 from typing import Any
 
 from edgekit.budget import Budget
 from edgekit.bundle import Bundle, open
 from edgekit.export import export
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime would report models to its maker
 
 __version__ = "0.1.0"
 __all__ = ["Budget", "Bundle", "export", "open", "prune"]

@@ -15,7 +15,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TextIO
 
@@ -38,6 +38,7 @@ class Answer(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code. argparse ends the process itself for bad usage (2) and --help (0)."""
+    _open_streams()
     args = _parser().parse_args(argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -61,6 +62,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         wrong = EdgekitError(f"this is a bug in edgekit: {type(error).__name__}: {error}",
                              fix="run it again with EDGEKIT_DEBUG=1 and report what it prints")
         return _failed(args, wrong, "Bug", BUG)
+
+
+def _open_streams() -> None:
+    """Gives a closed standard stream its number back, or the next file that is opened would take it and what is printed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))
 
 
 def _answered(args: argparse.Namespace) -> int:
@@ -95,15 +106,13 @@ def _failed(args: argparse.Namespace, error: EdgekitError, kind: str, code: int)
     _say(f"edgekit: error: {error}")
     if args.json == "-":
         told = {"kind": kind, "what": error.what, "where": error.where, "fix": error.fix, "exit_code": code}
-        print(json.dumps({"error": told}), flush=True)
+        _say(json.dumps({"error": told}), sys.stdout)
     return code
 
 
-def _say(line: str) -> None:
-    try:
-        print(_shown(line), file=sys.stderr, flush=True)
-    except (OSError, ValueError):
-        pass
+def _say(line: str, stream: TextIO | None = None) -> None:
+    with suppress(OSError, ValueError):
+        print(_shown(line), file=stream or sys.stderr, flush=True)
 
 
 def _shown(text: str) -> str:
@@ -148,8 +157,11 @@ def _write(path: Path, text: str) -> None:
     try:
         aside.write_text(text, encoding="utf-8")
         aside.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot be written: {error.strerror}", where=str(path), fix="check the path and its permissions") from None
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
 
 
 def _plain(value: Any) -> Any:
@@ -254,8 +266,6 @@ def _later(args: argparse.Namespace, progress: Progress) -> NoReturn:
 
 def _model(texts: list[str]) -> Any:
     """One model, a list of shape variants, or {entry: model} for texts NAME=MODEL."""
-    if any(":" in t for t in texts):
-        sys.path.insert(0, os.getcwd())  # module:callable is looked for where the user stands
     named = [re.fullmatch(r"([A-Za-z_]\w*)=(.+)", t) if not Path(t).exists() else None for t in texts]
     if not any(named):
         return texts[0] if len(texts) == 1 else texts

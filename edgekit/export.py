@@ -41,7 +41,7 @@ def export(model: Any, *, targets: Iterable[str] = ("host",), sparsity: float = 
     if dtype != "float32":
         raise UnsupportedError(f"dtype {dtype} is not compiled yet", fix="use float32")
     format.check_free(output, overwrite)
-    _need_tools()
+    need_tools("export")
 
     from edgekit.exporters.emit import cpu_features, pack_weights
     from edgekit.exporters.load import load
@@ -56,8 +56,13 @@ def export(model: Any, *, targets: Iterable[str] = ("host",), sparsity: float = 
     progress("lowering")
     plan, arrays = lower(loaded.name, list(zip(entries, pruned.models, strict=True)), loaded.states)
     progress("running the test vectors in onnxruntime")
-    vectors = {e: test_vectors.make(v.model, pruned_model, loaded.states, test_vectors.cases(v.model, calibration, e, sum(s.macs for s in plan_entry.steps)))
-               for e, v, pruned_model, plan_entry in zip(entries, loaded.variants, pruned.models, plan.entries, strict=True)}
+    cases = {e: test_vectors.cases(v.model, calibration, e, sum(s.macs for s in plan_entry.steps))
+             for e, v, plan_entry in zip(entries, loaded.variants, plan.entries, strict=True)}
+    if calibration is not None and not any(isinstance(c, dict) and c for c in cases.values()):
+        raise InputError("no input of the model has calibration data", fix="name the arrays after the inputs: "
+                         + ", ".join(p.name for p in plan.entries[0].inputs))
+    vectors = {e: test_vectors.make(v.model, pruned_model, loaded.states, cases[e])
+               for e, v, pruned_model in zip(entries, loaded.variants, pruned.models, strict=True)}
 
     with tempfile.TemporaryDirectory(prefix="edgekit-") as temporary:
         staging = Path(temporary)
@@ -90,13 +95,14 @@ def export(model: Any, *, targets: Iterable[str] = ("host",), sparsity: float = 
     return made
 
 
-def _need_tools() -> None:
+def need_tools(extra: str) -> None:
+    """Raises MissingToolError, with the extra that brings them, where a tool of `export` is not installed."""
     from importlib import metadata
     for tool in TOOLS:
         try:
             metadata.version(tool)
         except metadata.PackageNotFoundError:
-            raise MissingToolError(f"exporting needs {tool}", fix="pip install 'edgekit-deploy[export]'") from None
+            raise MissingToolError(f"exporting needs {tool}", fix=f"pip install 'edgekit-deploy[{extra}]'") from None
 
 
 def _build(plan, target: devices.Target, staging: Path, progress: Progress) -> None:

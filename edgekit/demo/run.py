@@ -16,6 +16,7 @@ from edgekit.demo.evaluate import baselines, driving, forecasting
 from edgekit.demo.networks import FORECASTER, POLICY, Network
 from edgekit.demo.simulator import drive_episodes, observe
 from edgekit.demo.traces import windows
+from edgekit.export import need_tools
 
 DENSE, ONE_SHOT, TUNED = "dense", "pruned 50 %", "50 %, fine-tuned"
 FORMS = {DENSE: "dense", ONE_SHOT: "pruned", TUNED: "tuned"}                # and the ending of the bundle's name
@@ -39,6 +40,7 @@ def main(output: Path, *, progress: Tell = _stderr, targets: Sequence[str] = ("h
     Returns everything measured, ready for JSON, and "text": tables to read. Raises what `edgekit.export` raises.
     """
     began = time.monotonic()
+    need_tools("demo")
     output.mkdir(parents=True, exist_ok=True)
     chosen = [target for target in targets if _runs_here(target, progress)]
     result: dict[str, Any] = {"targets": chosen, "left_out": [t for t in targets if t not in chosen], "networks": {}}

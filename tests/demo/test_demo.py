@@ -3,11 +3,13 @@ import json
 import subprocess
 import sys
 from html.parser import HTMLParser
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from edgekit.demo import run
+from edgekit.errors import MissingToolError
 
 ROOT = Path(__file__).parents[2]
 WITHOUT_TORCH = """
@@ -26,6 +28,15 @@ def test_a_target_without_its_runner_is_left_out(monkeypatch):
     monkeypatch.setattr(run, "find_spec", lambda package: None if package == "wasmtime" else object())
     assert [t for t in ("host", "arm64", "wasm") if run._runs_here(t, said.append)] == ["host", "arm64"]
     assert said == ["wasm: left out, wasmtime is not installed (pip install 'edgekit-deploy[wasm]')"]
+
+
+def test_without_the_tools_nothing_is_made(monkeypatch, tmp_path):
+    def absent(name):
+        raise metadata.PackageNotFoundError(name)
+    monkeypatch.setattr(metadata, "version", absent)
+    with pytest.raises(MissingToolError, match=r"edgekit-deploy\[demo\]"):
+        run.main(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 class Pictures(HTMLParser):

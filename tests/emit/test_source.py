@@ -21,14 +21,16 @@ from tests.emit import tiny
 
 ODD = st.text(max_size=20) | st.sampled_from([
     "", "int", "class", "a b", "a-b", "7seas", "ek_run", "EK_OK", "Ünï", "模型", "*/ #error", "x\\\nint y;", "??/", "m",
-    "in", "NULL", "size_t", "linux", "main", "printf", "tiny", "tiny_run", "x" * 100, "_", "__x", "a..b", "I", "\0",
+    "in", "NULL", "string", "ek", "size_t", "linux", "main", "printf", "tiny", "tiny_run", "x" * 100, "_", "__x", "a..b", "I", "\0",
     "model.1/conv"])
 
 
 @pytest.mark.parametrize("given_name, expected", [
     ("forecaster", "forecaster"), ("Mobile Net-v1", "Mobile_Net_v1"), ("7seas", "model_7seas"), ("int", "int_model"),
     ("printf", "printf_model"), ("ek_status", "model_ek_status"), ("Réseau", "Reseau"), ("模型", "model"),
-    ("", "model"), ("__a__b__", "a_b"), ("uint8_t", "uint8_t_model"), ("class", "class_model")])
+    ("", "model"), ("__a__b__", "a_b"), ("uint8_t", "uint8_t_model"), ("class", "class_model"),
+    ("edgekit", "edgekit_model"), ("String", "String_model"), ("con", "con_model"), ("ek", "model_ek"), ("EK", "model_EK"),
+    ("eko", "eko")])
 def test_model_names(given_name, expected):
     assert model_name(given_name) == expected
 

@@ -56,7 +56,8 @@ def test_state_is_carried_over_the_cases(stateful):
 
 @pytest.mark.parametrize(("given", "words"), [
     ({"x": np.zeros((3, 2, 9), np.float32)}, "(cases, 2, 8)"), ({"x": np.zeros((0, 2, 8), np.float32)}, "shape"), ({"x": np.zeros(8, np.float32)}, "shape"),
-    ({"x": np.full((1, 2, 8), np.nan, np.float32)}, "NaN"), ({"x": np.zeros((1, 2, 8), complex)}, "complex")])
+    ({"x": np.full((1, 2, 8), np.nan, np.float32)}, "NaN"), ({"x": np.zeros((1, 2, 8), complex)}, "complex"),
+    ({"y": np.zeros((1, 2, 8), np.float32)}, "name the arrays after the inputs: x")])
 def test_calibration_that_does_not_fit(net, tmp_path, given, words):
     with pytest.raises(errors.InputError) as e:
         ek.export(net, output=tmp_path / "m.ekb", calibration=given)

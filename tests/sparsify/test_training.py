@@ -312,6 +312,11 @@ def test_weights_that_are_not_finite():
         prune(module, torch.randn(4, 6, 20))
 
 
+def test_only_modules_are_pruned():
+    with pytest.raises(InputError, match="int is no torch.nn.Module"):
+        prune(5, (torch.zeros(1, 8),))
+
+
 def test_summary_of_a_module_that_was_not_pruned():
     with pytest.raises(InputError, match="not pruned"):
         summary(Forecaster())

@@ -6,6 +6,7 @@ import pickle
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from functools import cache
 from importlib import metadata, resources
 from pathlib import Path
 
-from edgekit.errors import CompilerError, MissingToolError
+from edgekit.errors import CompilerError, InputError, MissingToolError
 from edgekit.exporters.emit.compiler import SYMBOL
 from edgekit.exporters.kernels.spec import Kernel
 from edgekit.targets import Target
@@ -48,6 +49,16 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgekit"
 
 
+def _writable(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise InputError(f"the cache folder cannot be written: {error.strerror}", where=str(folder),
+                         fix="set EDGEKIT_CACHE to a folder that can be written") from None
+
+
 @cache
 def _generation() -> str:
     """Changes with the compiler and with the source of the kernels."""
@@ -71,8 +82,7 @@ def compile_kernels(kernels: Sequence[Kernel], target: Target, prefix: str, work
         except metadata.PackageNotFoundError:
             raise MissingToolError(f"exporting needs {package}", fix="pip install 'edgekit-deploy[export]'") from None
     kernels = list(dict.fromkeys(kernels))
-    folder = cache_folder() / "kernels"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _writable(cache_folder() / "kernels")
     base = hashlib.sha256(f"{_generation()} {target}".encode())
 
     def place(kernel: Kernel) -> Path:
@@ -126,7 +136,7 @@ def _run_compiler(kernels, paths, target: Target, names, progress) -> None:
             tail = b"".join(log).decode("utf-8", "replace").strip().splitlines()[-1:]
             where = names.get(kernels[current], type(kernels[current]).__name__) if current is not None else ""
             raise CompilerError(f"the compiler for {target.name} ended with code {code}" + (f": {tail[0]}" if tail else ""),
-                                where=where, fix="please report this with the model")
+                                where=where, fix="free disk space and memory, or please report this with the model")
     finally:
         if child.poll() is None:
             child.kill()

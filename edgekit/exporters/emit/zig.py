@@ -18,7 +18,7 @@ def zig(*args: str | Path, cwd: Path | None = None) -> str:
         raise MissingToolError("linking needs ziglang", fix="pip install 'edgekit-deploy[export]'")
     cache = str(cache_folder() / "zig")
     env = {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache, **os.environ}
-    run = subprocess.run([sys.executable, "-m", "ziglang", *map(str, args)], cwd=cwd, env=env, check=False,
+    run = subprocess.run([sys.executable, "-P", "-m", "ziglang", *map(str, args)], cwd=cwd, env=env, check=False,
                          stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding="utf-8", errors="replace")
     if run.returncode:
         said = " ".join(line for line in run.stderr.splitlines() if "error" in line) or run.stderr.strip()

@@ -163,6 +163,6 @@ def _common(names: Sequence[str]) -> str:
 
 
 def identifier(text: str) -> str:
-    """The text as a C identifier: other characters become '_'."""
-    word = re.sub(r"[^0-9A-Za-z_]+", "_", text).strip("_") or "model"
+    """The text as a C identifier of at most 100 characters: other characters become '_'."""
+    word = re.sub(r"[^0-9A-Za-z_]+", "_", text).strip("_")[:100] or "model"
     return f"m{word}" if word[0].isdigit() else word

@@ -33,12 +33,13 @@ def clean_file(path: Path, shapes: Shapes | None, keep: frozenset[str] | None) -
                    "keep": None if keep is None else sorted(keep)}
         Path(folder, "request.json").write_text(json.dumps(request), encoding="utf-8")
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
-        done = subprocess.run([sys.executable, "-m", "edgekit.exporters.load.isolate", folder], env=environment,
-                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
+        done = subprocess.run([sys.executable, "-P", "-m", "edgekit.exporters.load.isolate", folder],
+                              env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                              check=False)
         answer_file = Path(folder, "answer.json")
         if not answer_file.exists():
             raise InputError(f"reading the model crashed ({_reason(done)})", where=path.name,
-                             fix="the model is damaged, or too large for this machine: export it again")
+                             fix="the model is damaged, or memory or disk are too small for it: export it again, or free some space")
         answer = json.loads(answer_file.read_text(encoding="utf-8"))
         if "error" in answer:
             kind = getattr(errors, answer["error"]["kind"])

@@ -48,6 +48,8 @@ def prune(module: nn.Module, example_inputs: Any, *, sparsity: float = 0.5, grou
     so make it after pruning. state_dict holds the masks. A module that was pruned before is pruned anew. InputError for
     arguments that do not fit and for modules that do not run on the inputs.
     """
+    if not isinstance(module, nn.Module):
+        raise InputError(f"{type(module).__name__} is no torch.nn.Module", fix="give the module that is to be pruned")
     sparsity, group = checked(sparsity, group)
     pruned = remove(copy.deepcopy(module))
     layers = []

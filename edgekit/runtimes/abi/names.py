@@ -32,6 +32,13 @@ sprintf sqrt srand sscanf stat stpcpy strcat strchr strcmp strcpy strdup strlen 
 swab symlink sync system tan tanh tgamma time times tmpfile toupper trunc umask uname ungetc unlink usleep utime
 vfork vprintf wait write y0 y1 yn
 """
+# Headers beside which a model's own would stand, and names that Windows keeps for devices; files know no case there.
+_FILES = """
+assert complex ctype edgekit errno fenv inttypes iso646 limits locale math setjmp signal stdalign stdarg
+stdatomic stdbool stddef stdint stdio stdlib stdnoreturn string tgmath threads time uchar unistd wchar wctype
+aux con nul prn com1 com2 com3 com4 com5 com6 com7 com8 com9 lpt1 lpt2 lpt3 lpt4 lpt5 lpt6 lpt7 lpt8 lpt9
+"""
+_NO_FILE = frozenset(_FILES.split())
 _RESERVED = frozenset(f"{_KEYWORDS} {_MACROS}".split())
 _NO_TYPE = _RESERVED | frozenset(_LIBRARY.split())
 C_TYPES = {  # of tensor elements; halves as their bits
@@ -44,7 +51,7 @@ def _identifier(text: str, fallback: str) -> str:
     """ASCII letters, digits and single underscores, beginning with a letter, at most 60 characters."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     name = re.sub(r"[^A-Za-z0-9]+", "_", plain).strip("_") or fallback
-    if name[0].isdigit() or name.lower().startswith("ek_"):
+    if name[0].isdigit() or re.match("ek(_|$)", name, re.IGNORECASE):
         name = f"{fallback}_{name}"
     return name[:60].rstrip("_")
 
@@ -64,7 +71,8 @@ def _distinct(names: list[str], taken: set[str]) -> list[str]:
 def model_name(name: str) -> str:
     """C name of a model: the prefix of all its symbols and the stem of its files."""
     found = _identifier(name, "model")
-    return f"{found}_model" if found in _NO_TYPE or found.endswith("_t") else found
+    taken = found in _NO_TYPE or found.lower() in _NO_FILE or found.endswith("_t")
+    return f"{found}_model" if taken else found
 
 
 def entry_names(entries: list[str]) -> dict[str, str]:
