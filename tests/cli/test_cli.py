@@ -210,6 +210,21 @@ def test_an_interrupt_that_native_code_swallowed_ends_the_command_at_its_next_wo
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_an_interrupt_that_an_import_turned_into_an_error(run, monkeypatch):
+    import signal
+
+    import edgekit.inspection
+
+    def devices():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise errors.MissingToolError("onnx is not installed") from None
+    monkeypatch.setattr(edgekit.inspection, "devices", devices)
+    code, out, err = run("targets")
+    assert code == 130 and "interrupted" in err and "installed" not in err and not out
+
+
 def test_a_bug_shows_its_traceback_when_asked(run, monkeypatch):
     import edgekit.inspection
     monkeypatch.setenv("EDGEKIT_DEBUG", "1")

@@ -61,7 +61,8 @@ def load(model: Any, *, example_inputs: Any = None, input_shapes: Shapes | None 
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
     except ImportError as error:
-        raise MissingToolError(f"{error.name} is not installed", fix=EXPORT_EXTRA) from None
+        missing = f"{error.name} is not installed" if error.name else f"onnx and onnxruntime cannot be imported: {error}"
+        raise MissingToolError(missing, fix=EXPORT_EXTRA) from None
     from edgekit.exporters.load.states import check_states
 
     named = _entries(model)
