@@ -17,7 +17,7 @@ OPSET = 20
 
 
 def prune_half(dense: nn.Module, example: tuple[torch.Tensor, ...]) -> nn.Module:
-    """A copy with half of the weights zero, in groups as large as each layer bears; further training keeps them zero."""
+    """A copy with half of the weights zero, in groups as large as each layer bears; training on keeps them zero."""
     return prune(dense, example, sparsity=0.5, group="auto")
 
 

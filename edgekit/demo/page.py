@@ -42,7 +42,8 @@ def html(result: Result, pictures: Mapping[str, Picture]) -> str:
                                      *({"svg": svg, "caption": c} for svg, c in zip(picture.svgs, captions)),
                                      *_histograms(network["forms"])]})
     head, rows = _verified(result)
-    sections.append({"title": "The same numbers on every target", "text": [SAME], "table": {"head": head, "rows": rows}})
+    same = {"head": head, "rows": rows}
+    sections.append({"title": "The same numbers on every target", "text": [SAME], "table": same})
     first = next(iter(next(iter(result["networks"].values()))["forms"].values()))
     return report.render({"title": "edgekit demo", "summary": [*_findings(result), HOW, *left_out],
                           "sections": sections, "machine": first["bench"]["machine"]})
@@ -117,6 +118,7 @@ def _histograms(forms: Result) -> list[dict[str, Any]]:
         caption = (f"Response times on the host, {form}: {bench['runs']} inputs, one every "
                    f"{duration(due['period_ms'])}, {due['misses']} late; with 95 % certainty the rate is under "
                    f"{due['miss_rate_upper95']:.1%}.")
+        caption = " ".join([caption, *bench["notes"]])
         limit = ("deadline", due["deadline_ms"])
         figures.append({"svg": charts.histogram(shape["edges_ms"], shape["counts"], marks, limit), "caption": caption})
     return figures

@@ -16,7 +16,8 @@ def test_quick_training(name, tmp_path):
     pytest.importorskip("torch")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, ROOT / "examples" / f"train_{name}.py", "--quick", "--output", tmp_path]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600,
+                          check=False)
     assert done.returncode == 0, done.stderr
     facts = json.loads((tmp_path / f"{name}.json").read_text("utf-8"))
     assert facts["quick"] is True and 0.4 < facts["sparsity"] < 0.55
