@@ -24,7 +24,9 @@
  *          the instance is used; they are never freed here. weights may be a read-only mapping and may be shared by
  *          any number of instances. *threads is copied; NULL: one thread. After an error the instance is not
  *          initialised. Calling init again is allowed and starts afresh; while a call is running in the instance it
- *          returns EK_BUSY (to start over after a call that never came back, zero the instance first).
+ *          returns EK_BUSY (to start over after a call that never came back, zero the instance first). The instance
+ *          may hold anything before init, which looks for such a call in it; a memory checker says so unless it is
+ *          zeroed.
  * run      in and out are the inputs and outputs in the order of NAME.h: row-major, densely packed, in the byte order
  *          of the machine. Each view's bytes and dtype must be exactly those of the model. Data needs no alignment
  *          and is not kept. Inputs are copied in first and outputs written last, so an output may be the memory of an
