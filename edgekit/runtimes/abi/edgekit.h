@@ -1,4 +1,5 @@
-/* edgekit.h - the C interface shared by every compiled model. C99 and C++; nothing of libc is used.
+/* edgekit.h - the C interface shared by every compiled model. C99 and C++. Of libc a library needs
+ * memcpy, memset, memmove and memcmp at most.
  *
  * A model NAME is two files: a library (code) and weights.bin (numbers). NAME.h is generated beside this header and has
  *
