@@ -78,3 +78,13 @@ def test_every_data_file_is_packaged():
     packaged = {path for pattern in patterns for path in (ROOT / "edgekit").glob(pattern)}
     data = {p for p in (ROOT / "edgekit").rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
     assert data == packaged
+
+
+def test_what_documents_point_at_exists():
+    """Links, and the folders of tests that they name."""
+    missing = []
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")]:
+        text = page.read_text("utf-8")
+        links = [page.parent / link for link in re.findall(r"\]\(([^)#:]+)", text)]
+        missing += [f"{page.name}: {p}" for p in [*links, *(ROOT / t for t in re.findall(r"\btests/\w+\b", text))] if not p.exists()]
+    assert not missing
