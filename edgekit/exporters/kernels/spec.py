@@ -31,6 +31,7 @@ class Op:
 
 
 Body = tuple[Op, ...]
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,7 @@ class Recurrent:
 
     @property
     def gates(self) -> int:
-        return {"LSTM": 4, "GRU": 3, "RNN": 1}[self.cell]
+        return GATES[self.cell]
 
     @property
     def reset_first(self) -> bool:

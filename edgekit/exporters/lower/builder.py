@@ -96,7 +96,11 @@ class Builder:
         dtype = str(array.dtype)
         if array.size == 1:
             return constant(array.reshape(-1)[0].item(), dtype, array.shape)
-        return of_view(View(self.constants.add(array), dtype, 0, array.shape, row_major(array.shape)))
+        return of_view(self.constant(array))
+
+    def constant(self, array: np.ndarray) -> View:
+        """An array of the weights as a view."""
+        return View(self.constants.add(array), str(array.dtype), 0, array.shape, row_major(array.shape))
 
     def fresh(self, dtype: str, shape: Sequence[int], name: str = "") -> View:
         """A new buffer of the arena, row-major. UnsupportedError past `LARGEST`: kernels may count elements in 32 bits."""
@@ -125,6 +129,11 @@ class Builder:
         self.write(value, out)
         return out
 
+    def lined(self, value: Value, shape: Sequence[int]) -> View:
+        """The value in memory under another shape, neighbours along the last axis side by side."""
+        view = self.memory(self.reshaped(value, shape))
+        return view if view.shape[-1] <= 1 or view.strides[-1] == 1 else self.dense(of_view(view))
+
     def write(self, value: Value, out: View) -> None:
         """Computes the value into `out`, a view of the value's shape."""
         if 0 in value.shape:
@@ -144,10 +153,11 @@ class Builder:
         tensors = tuple(Tensor(v.dtype, s) for v, s in zip(views, strides, strict=True))
         self.step(Map(shape, tensors[:-1], value.body, tensors[-1]), views, ops="+".join(value.ops) or "Copy")
 
-    def step(self, kernel: Kernel, args: Sequence[View], *, ops: str = "", macs: int = 0, dense_macs: int | None = None,
-             sparsity: float = 0.0, group: int | None = None) -> None:
-        """Writes a step down, named after the node at hand."""
-        self.steps.append(Step(self.node.name, ops or self.node.op, kernel, tuple(Ref(a.buffer, a.offset) for a in args),
+    def step(self, kernel: Kernel, args: Sequence[View], *, node: Node | None = None, ops: str = "", macs: int = 0,
+             dense_macs: int | None = None, sparsity: float = 0.0, group: int | None = None) -> None:
+        """Writes a step down, named after the node that owns its arithmetic: the one at hand, unless another asked for it."""
+        node = node or self.node
+        self.steps.append(Step(node.name, ops or node.op, kernel, tuple(Ref(a.buffer, a.offset) for a in args),
                                macs, macs if dense_macs is None else dense_macs, sparsity, group))
 
     # -- elementwise -------------------------------------------------------------------------------------------------

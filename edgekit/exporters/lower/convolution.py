@@ -8,7 +8,8 @@ import numpy as np
 from edgekit.exporters.kernels import spec
 from edgekit.exporters.kernels.spec import Tensor
 from edgekit.exporters.lower.builder import Builder, Node
-from edgekit.exporters.lower.products import F, floats_only, in_float32, linear, rooted, tensors, with_node
+from edgekit.exporters.lower.movement import frame
+from edgekit.exporters.lower.products import F, floats_only, in_float32, linear, rooted, tensors
 from edgekit.exporters.lower.values import Value, of_view
 from edgekit.exporters.lower.views import View
 from edgekit.exporters.lower.weights import CHANNEL_MAJOR, POSITION_MAJOR, packed, packed_dense
@@ -40,9 +41,7 @@ def image(b: Builder, x: Value, pads, kernel, stride, dilation, out, fill=0.0) -
     need = [(o - 1) * s + (k - 1) * d + 1 for o, s, k, d in zip(out, stride, kernel, dilation, strict=True)]
     inside = all(lo == 0 and n <= have for (lo, _), n, have in zip(pads, need, x.shape[2:], strict=True))
     if inside and all(s == 1 for s in stride):
-        view = b.memory(x)
-        if view.strides[-1] != 1 and view.shape[-1] > 1:
-            view = b.dense(of_view(view))
+        view = b.lined(x, x.shape)
         return view, (0,) * r, (*view.strides[2:-1], 1)
     phases = tuple(1 if k == 1 else min(s, n) for k, s, n in zip(kernel, stride, need, strict=True))
     steps = tuple(-(-n // s) for n, s in zip(need, stride, strict=True))
@@ -57,28 +56,15 @@ def image(b: Builder, x: Value, pads, kernel, stride, dilation, out, fill=0.0) -
         for a, p in enumerate(phase):
             plane = plane.slice(2 + a, p, 1)
         plane = replace(plane, shape=(*x.shape[:2], *steps), strides=(*padded.strides[:2], *padded.strides[2 + r:]))
-        _border(b, plane, lo, hi, fill)
-        inner, part = plane, source
+        inner = frame(b, plane, [0, 0, *lo], [*x.shape[:2], *hi], fill)
+        part = source
         for a in range(r):
-            inner = inner.slice(2 + a, lo[a], hi[a] - lo[a])
             start, count, step = lo[a] * stride[a] + phase[a] - pads[a][0], hi[a] - lo[a], stride[a]
             if (start, count, step) != (0, part.shape[2 + a], 1):
                 part = b.sliced(part, 2 + a, start, count, step)
         b.write(part, inner)
     view = replace(padded, shape=(*x.shape[:2], *steps), strides=(*padded.strides[:2], *padded.strides[2 + r:]))
     return view, padded.strides[2:2 + r], padded.strides[2 + r:]
-
-
-def _border(b: Builder, plane: View, lo, hi, fill) -> None:
-    """`fill` into everything of the spatial axes outside of [lo, hi)."""
-    box = plane
-    for a in range(len(lo)):
-        n = box.shape[2 + a]
-        if lo[a]:
-            b.fill(box.slice(2 + a, 0, lo[a]), fill)
-        if hi[a] < n:
-            b.fill(box.slice(2 + a, hi[a], n - hi[a]), fill)
-        box = box.slice(2 + a, lo[a], hi[a] - lo[a])
 
 
 def conv(b: Builder, node: Node) -> None:
@@ -109,8 +95,7 @@ def convolve(b: Builder, x: Value, w: np.ndarray, bias, groups: int, stride, dil
     if groups == 1:
         p = packed(b, flat, bias, CHANNEL_MAJOR)
     else:
-        v = max(d for d in range(1, 9) if fan_out % d == 0)
-        p = packed_dense(b, flat, bias, v)
+        p = packed_dense(b, flat, bias, max(d for d in range(1, 9) if fan_out % d == 0))
     view, phase, step = image(b, x, pads, kernel, stride, dilation, out)
     node = b.node
     point = all(k == 1 for k in kernel)
@@ -133,8 +118,8 @@ def convolve(b: Builder, x: Value, w: np.ndarray, bias, groups: int, stride, dil
                                 view.strides[1], tuple(phase), tuple(step), spatial, p.index_dtype, p.order is not None, tensors(extras),
                                 post, Tensor(target.dtype, target.strides))
         positions = prod(spatial)
-        with_node(b, node, kernel_spec, [view, *p.operands, *extras, target], ops, outputs * p.kept * positions,
-                  outputs * (x.shape[1] // groups) * taps * positions, p.sparsity, p.group)
+        b.step(kernel_spec, [view, *p.operands, *extras, target], node=node, ops=ops, macs=outputs * p.kept * positions,
+               dense_macs=outputs * (x.shape[1] // groups) * taps * positions, sparsity=p.sparsity, group=p.group)
     return rooted(shape, emit, reshape, op)
 
 

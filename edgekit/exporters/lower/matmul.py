@@ -6,10 +6,10 @@ import numpy as np
 from edgekit.exporters.kernels import spec
 from edgekit.exporters.kernels.spec import Tensor
 from edgekit.exporters.lower.builder import Builder, Node
-from edgekit.exporters.lower.products import F, in_float32, linear, rooted, tensors, with_node
-from edgekit.exporters.lower.values import Product, Value, constant, of_view
+from edgekit.exporters.lower.products import F, in_float32, linear, rooted, tensors
+from edgekit.exporters.lower.values import Product, Value, constant
 from edgekit.exporters.lower.views import View
-from edgekit.exporters.lower.weights import CHANNEL_MAJOR, POSITION_MAJOR, Packed, packed
+from edgekit.exporters.lower.weights import CHANNEL_MAJOR, POSITION_MAJOR, packed
 
 
 def gemm(b: Builder, node: Node) -> None:
@@ -77,17 +77,13 @@ def matmul_values(b: Builder, x: Value, y: Value, shape) -> Value:
     *batch, m, n = shape
     k = x.shape[-1]
     xv = b.memory(x).broadcast((*batch, m, k))
-    yv = b.memory(y)
-    if n > 1 and yv.strides[-1] != 1:
-        yv = b.dense(of_view(yv))
-    yv = yv.broadcast((*batch, k, n))
+    yv = b.lined(y, y.shape).broadcast((*batch, k, n))
     node = b.node
 
     def emit(post, extras, out, ops):
         kernel = spec.MatMul(tuple(batch), m, n, k, Tensor(xv.dtype, xv.strides), Tensor(yv.dtype, yv.strides), tensors(extras), post,
                              Tensor(out.dtype, out.strides))
-        macs = prod(shape) * k
-        with_node(b, node, kernel, [xv, yv, *extras, out], ops, macs, macs, 0.0, None)
+        b.step(kernel, [xv, yv, *extras, out], node=node, ops=ops, macs=prod(shape) * k)
     return Value(tuple(shape), x.dtype, (), (), Product(emit, lambda v: v, x.dtype), (node.op,))
 
 
@@ -101,31 +97,22 @@ def _product(b: Builder, node: Node, x: Value, y: Value, shape) -> Value:
 def _left_constant(b: Builder, node: Node, a: np.ndarray, x: Value, shape) -> Value:
     """A constant matrix from the left is a 1x1 convolution: its columns are channels, those of x positions."""
     outputs, inputs = a.shape
-    view = b.memory(x)
-    batch = view.reshape((prod(view.shape[:-2]), inputs, view.shape[-1]))
-    if batch is None or batch.strides[-1] != 1:
-        batch = b.dense(of_view(view)).reshape((prod(view.shape[:-2]), inputs, view.shape[-1]))
-    assert batch is not None
-    many, n = batch.shape[0], batch.shape[2]
+    many, n = prod(x.shape[:-2]), x.shape[-1]
+    batch = b.lined(x, (many, inputs, n))
     spatial, step = ((many, n), (batch.strides[0], 1)) if many > 1 else ((n,), (1,))
+    ones = (1,) * len(spatial)
     p = packed(b, np.ascontiguousarray(a, np.float32), None, CHANNEL_MAJOR)
 
     def reshape(v: View) -> View | None:
         v3 = v.reshape((many, outputs, n))
         return v3 and v3.transpose((1, 0, 2)).reshape((outputs, *spatial))
-    return _conv_value(b, shape, p, batch, inputs, outputs, spatial, step, batch.strides[1], reshape, "MatMul")
-
-
-def _conv_value(b, shape, p: Packed, x: View, inputs, outputs, spatial, step, channel, reshape, op) -> Value:
-    """A 1x1 convolution over `spatial` positions."""
-    node, ones = b.node, (1,) * len(spatial)
 
     def emit(post, extras, out, ops):
-        kernel = spec.Conv(outputs, p.groups, p.v, p.kept, inputs, outputs, ones, ones, ones, channel, (0,) * len(spatial), step, spatial,
-                           p.index_dtype, p.order is not None, tensors(extras), post, Tensor(out.dtype, out.strides))
-        n = prod(spatial)
-        with_node(b, node, kernel, [x, *p.operands, *extras, out], ops, outputs * p.kept * n, outputs * inputs * n, p.sparsity, p.group)
-    return rooted(shape, emit, reshape, op)
+        kernel = spec.Conv(outputs, p.groups, p.v, p.kept, inputs, outputs, ones, ones, ones, batch.strides[1], (0,) * len(spatial), step,
+                           spatial, p.index_dtype, p.order is not None, tensors(extras), post, Tensor(out.dtype, out.strides))
+        b.step(kernel, [batch, *p.operands, *extras, out], node=node, ops=ops, macs=outputs * p.kept * many * n,
+               dense_macs=outputs * inputs * many * n, sparsity=p.sparsity, group=p.group)
+    return rooted(shape, emit, reshape, "MatMul")
 
 
 OPERATORS = {"Gemm": in_float32(gemm), "MatMul": in_float32(matmul)}

@@ -1,4 +1,5 @@
 """Operators that move elements: most are views and cost nothing, the rest are copies into views, or gathers."""
+from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 
@@ -8,8 +9,7 @@ from edgekit.exporters.kernels import spec
 from edgekit.exporters.kernels.spec import Tensor
 from edgekit.exporters.lower.builder import Builder, Node
 from edgekit.exporters.lower.values import Value, of_view
-from edgekit.exporters.lower.views import View, collapse
-from edgekit.exporters.lower.weights import constant
+from edgekit.exporters.lower.views import View, collapse, row_major
 
 
 def ints(b: Builder, node: Node, k: int, attr: str = "") -> list[int] | None:
@@ -116,25 +116,29 @@ def pad(b: Builder, node: Node) -> None:
                 x = take(b, x, a, at)
         return b.set(node.output(0), x)
     out = b.fresh(x.dtype, out_shape)
-    inner = out
     fill: object = 0
     if node.input(2):
         known = b.array(node.input(2))
         fill = known.reshape(-1)[0].item() if known is not None and known.size else b.value(node.input(2)) if known is None else 0
-    for a in range(rank):
-        for start, n in ((0, before[a]), (before[a] + x.shape[a], after[a])):
-            if n:
-                _fill(b, inner.slice(a, start, n), fill)
-        inner = inner.slice(a, before[a], x.shape[a])
-    b.write(x, inner)
+    b.write(x, frame(b, out, before, [lo + n for lo, n in zip(before, x.shape, strict=True)], fill))
     b.set(node.output(0), of_view(out))
 
 
-def _fill(b: Builder, out: View, number) -> None:
-    if isinstance(number, Value):
-        b.write(b.moved(b.reshaped(number, ()), lambda v: v.broadcast(out.shape)), out)
+def frame(b: Builder, out: View, lo: Sequence[int], hi: Sequence[int], fill) -> View:
+    """`fill`, a number or a value of one element, into everything outside of [lo, hi) of every axis; the view inside."""
+    for a in range(len(out.shape)):
+        for start, n in ((0, lo[a]), (hi[a], out.shape[a] - hi[a])):
+            if n:
+                _fill(b, out.slice(a, start, n), fill)
+        out = out.slice(a, lo[a], hi[a] - lo[a])
+    return out
+
+
+def _fill(b: Builder, out: View, fill) -> None:
+    if isinstance(fill, Value):
+        b.write(b.moved(b.reshaped(fill, ()), lambda v: v.broadcast(out.shape)), out)
     else:
-        b.fill(out, number)
+        b.fill(out, fill)
 
 
 def take(b: Builder, x: Value, axis: int, at: np.ndarray) -> Value:
@@ -143,8 +147,7 @@ def take(b: Builder, x: Value, axis: int, at: np.ndarray) -> Value:
     step = int(at[1] - at[0]) if len(at) > 1 else 1
     if len(at) and np.array_equal(at, at[0] + step * np.arange(len(at))):
         return b.sliced(x, axis, int(at[0]), len(at), step)
-    index = constant(b, at.astype(np.int32))
-    return gather_axis(b, x, axis, index)
+    return gather_axis(b, x, axis, b.constant(at.astype(np.int32)))
 
 
 def gather_axis(b: Builder, x: Value, axis: int, index: View) -> Value:
@@ -154,23 +157,12 @@ def gather_axis(b: Builder, x: Value, axis: int, index: View) -> Value:
     out = b.fresh(x.dtype, shape)
     if prod(shape):
         after = len(x.shape) - axis - 1
-        flat = index.reshape((prod(index.shape),)) or b.dense(of_view(index)).reshape((prod(index.shape),))
-        assert flat is not None
+        flat = b.memory(b.reshaped(of_view(index), (prod(index.shape),)))
         n = flat.shape[0]
-        xs = (*view.strides[:axis], view.strides[axis], *view.strides[axis + 1:])
         where = (*[0] * axis, flat.strides[0] if n > 1 else 0, *[0] * after)
-        target = replace(out, shape=(*x.shape[:axis], n, *x.shape[axis + 1:]))
-        target = View(out.buffer, out.dtype, 0, target.shape, _dense(target.shape))
-        _gather(b, target.shape, axis, x.shape[axis], view, xs, index, where, target)
+        target = (*x.shape[:axis], n, *x.shape[axis + 1:])
+        _gather(b, target, axis, x.shape[axis], view, view.strides, index, where, replace(out, shape=target, strides=row_major(target)))
     return of_view(out)
-
-
-def _dense(shape):
-    strides, step = [], 1
-    for n in reversed(shape):
-        strides.append(step)
-        step *= n
-    return tuple(reversed(strides))
 
 
 def _gather(b: Builder, shape, axis, extent, x: View, x_strides, index: View, i_strides, out: View) -> None:

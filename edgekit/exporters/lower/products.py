@@ -6,7 +6,7 @@ from math import prod
 from edgekit.exporters.kernels import spec
 from edgekit.exporters.kernels.spec import Tensor
 from edgekit.exporters.lower.builder import Builder, Node
-from edgekit.exporters.lower.values import Product, Value, of_view
+from edgekit.exporters.lower.values import Product, Value
 from edgekit.exporters.lower.weights import Packed
 
 F = "float32"
@@ -52,27 +52,16 @@ def in_float32(operator: Callable[[Builder, Node], None]) -> Callable[[Builder, 
     return lowered
 
 
-def with_node(b: Builder, node: Node, kernel, args, ops, macs, dense_macs, sparsity, group) -> None:
-    """A step under the name of the node that owns its arithmetic, though another one asked for it."""
-    here, b.node = b.node, node
-    b.step(kernel, args, ops=ops, macs=macs, dense_macs=dense_macs, sparsity=sparsity, group=group)
-    b.node = here
-
-
 def linear(b: Builder, x: Value, p: Packed, outputs: int, shape, op: str, dense_inputs: int) -> Value:
     """x (..., inputs) times packed weights -> a value of `shape` (..., outputs)."""
     inputs = x.shape[-1]
     rows = prod(x.shape[:-1])
-    view = b.memory(x)
-    flat = view.reshape((rows, inputs))
-    if flat is None or (inputs > 1 and flat.strides[1] != 1):
-        flat = b.dense(of_view(view)).reshape((rows, inputs))
-    assert flat is not None
+    flat = b.lined(x, (rows, inputs))
     node = b.node
 
     def emit(post, extras, out, ops):
         kernel = spec.Linear(rows, inputs, outputs, p.groups, p.v, p.kept, flat.strides[0], p.index_dtype, p.order is not None,
                              tensors(extras), post, Tensor(out.dtype, out.strides))
-        with_node(b, node, kernel, [flat, *p.operands, *extras, out], ops, rows * outputs * p.kept,
-                  rows * outputs * dense_inputs, p.sparsity, p.group)
+        b.step(kernel, [flat, *p.operands, *extras, out], node=node, ops=ops, macs=rows * outputs * p.kept,
+               dense_macs=rows * outputs * dense_inputs, sparsity=p.sparsity, group=p.group)
     return rooted(shape, emit, lambda v: v.reshape((rows, outputs)), op)

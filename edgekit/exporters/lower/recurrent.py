@@ -4,13 +4,12 @@ import numpy as np
 from edgekit.exporters.kernels import spec
 from edgekit.exporters.kernels.spec import Body, Op
 from edgekit.exporters.lower.builder import Builder, Node
-from edgekit.exporters.lower.products import in_float32, linear, with_node
+from edgekit.exporters.lower.products import in_float32, linear
 from edgekit.exporters.lower.values import of_view
 from edgekit.exporters.lower.views import View
-from edgekit.exporters.lower.weights import POSITION_MAJOR, constant, packed
+from edgekit.exporters.lower.weights import POSITION_MAJOR, packed
 
 F = "float32"
-GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 DEFAULTS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
 TAKES_ALPHA = {"LeakyRelu": 0.01, "ThresholdedRelu": 1.0, "ScaledTanh": 1.0, "HardSigmoid": 0.2, "Elu": 1.0, "Affine": 1.0}
 TAKES_BETA = {"ScaledTanh": 1.0, "HardSigmoid": 0.5, "Affine": 0.0}
@@ -27,12 +26,8 @@ def activation(node: Node, name: str, alpha: float, beta: float) -> Body:
         return (Op("const", (), F, (factor,)), Op("mul", (first, first + 1), F), Op("const", (), F, (addend,)), Op("add", (first + 2, first + 3), F))
     if kind in PLAIN:
         return (Op(PLAIN[kind], (0,), F),)
-    if kind == "LeakyRelu":
-        return (Op("leakyrelu", (0,), F, (alpha,)),)
-    if kind == "ThresholdedRelu":
-        return (Op("thresholdedrelu", (0,), F, (alpha,)),)
-    if kind == "Elu":
-        return (Op("elu", (0,), F, (alpha,)),)
+    if kind in ("LeakyRelu", "ThresholdedRelu", "Elu"):
+        return (Op(kind.lower(), (0,), F, (alpha,)),)
     if kind == "HardSigmoid":
         return (Op("hardsigmoid", (0,), F, (alpha, beta)),)
     if kind == "Affine":
@@ -58,7 +53,7 @@ def activations(node: Node, directions: int) -> list[tuple[Body, ...]]:
 
 
 def recurrent(b: Builder, node: Node) -> None:
-    cell, gates = node.op, GATES[node.op]
+    cell, gates = node.op, spec.GATES[node.op]
     w, r = b.array(node.input(1)), b.array(node.input(2))
     if w is None or r is None:
         raise node.unsupported("the weights are computed at run time", "make them constants of the model")
@@ -84,8 +79,7 @@ def recurrent(b: Builder, node: Node) -> None:
     states = [_initial(b, node, k, state_order, (directions, batch, hidden)) for k in ((5, 6) if cell == "LSTM" else (5,))]
     lens = None
     if node.input(4):
-        lens = b.memory(b.apply("identity", b.value(node.input(4)), dtype="int32", shape=(batch,)))
-        lens = b.dense(of_view(lens))
+        lens = b.dense(b.value(node.input(4)))
     peephole = b.array(node.input(7)) if cell == "LSTM" else None
     if cell == "LSTM" and node.input(7) and peephole is None:
         raise node.unsupported("the peephole weights are computed at run time", "make them constants of the model")
@@ -111,9 +105,10 @@ def recurrent(b: Builder, node: Node) -> None:
             lens is not None, (xp.strides[0], xp.strides[1]), (yd.strides[0], yd.strides[2]))
         own = [s.slice(0, d, 1) for s in states]
         scratch = b.fresh(F, (kernel.scratch_floats,))
-        extra = ([constant(b, np.ascontiguousarray(peephole[d], np.float32))] if peephole is not None else []) + ([lens] if lens is not None else [])
+        extra = ([b.constant(np.ascontiguousarray(peephole[d], np.float32))] if peephole is not None else []) + ([lens] if lens is not None else [])
         macs = steps * batch * gates * hidden
-        with_node(b, node, kernel, [xp, *q.operands, *extra, *own, yd, scratch], node.op, macs * q.kept, macs * hidden, q.sparsity, q.group)
+        b.step(kernel, [xp, *q.operands, *extra, *own, yd, scratch], macs=macs * q.kept, dense_macs=macs * hidden, sparsity=q.sparsity,
+               group=q.group)
     b.set(node.output(0), of_view(y))
     for k, state in enumerate(states):
         b.set(node.output(1 + k), of_view(state.transpose(state_order)))

@@ -24,9 +24,7 @@ def reduce_axes(b: Builder, x: Value, axes: list[int], op: str, shape, label: st
     rank = len(x.shape)
     axes = sorted(a % rank for a in axes)
     keep = [a for a in range(rank) if a not in axes]
-    if x.root is not None:
-        x = of_view(b.memory(x))
-    if not x.inputs:
+    if x.root is not None or not x.inputs:
         x = of_view(b.memory(x))
     inner = sorted(axes, key=lambda a: -abs(x.inputs[0].strides[a]))
     views = [v.transpose([*keep, *inner]) for v in x.inputs]
@@ -43,9 +41,7 @@ def reduce_axes(b: Builder, x: Value, axes: list[int], op: str, shape, label: st
         ins = tuple(Tensor(v.dtype, (*strides[j], *tail_strides[j])) for j, v in enumerate(views))
         kernel = spec.Reduce((*lead, *tail), len(lead), op, ins, body, tuple(Tensor(e.dtype, strides[k + j]) for j, e in enumerate(extras)), post,
                              Tensor(out.dtype, strides[-1]))
-        here, b.node = b.node, node
-        b.step(kernel, [*views, *extras, out], ops=ops)
-        b.node = here
+        b.step(kernel, [*views, *extras, out], node=node, ops=ops)
     return Value(tuple(shape), x.dtype, (), (), Product(emit, lambda v: v.reshape(head), x.dtype), (*x.ops, label))
 
 
@@ -131,9 +127,8 @@ def norm(b: Builder, x: Value, axes: list[int], kind: str, eps: float, label: st
         if not tail:
             tail, back = (1,), [(0,)] * len(moved)
         ts = [Tensor(v.dtype, (*f, *e)) for v, f, e in zip(moved, front, back, strict=True)]
-        here, b.node = b.node, node
-        b.step(spec.Norm((*lead, *tail), len(tail), kind, eps, ts[0], tuple(ts[1:-1]), post, ts[-1]), [view, *extras, out], ops=ops)
-        b.node = here
+        kernel = spec.Norm((*lead, *tail), len(tail), kind, eps, ts[0], tuple(ts[1:-1]), post, ts[-1])
+        b.step(kernel, [view, *extras, out], node=node, ops=ops)
     return Value(x.shape, x.dtype, (), (), Product(emit, lambda v: v, x.dtype), (label,))
 
 
