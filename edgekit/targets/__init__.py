@@ -7,6 +7,8 @@ from typing import Any
 from edgekit.errors import InputError
 from edgekit.targets import native
 
+Table = tuple[tuple[str, tuple[tuple[str, int], ...]], ...]  # (kind of kernel, (key, value)...)...; hashable, in order
+
 
 @dataclass(frozen=True)
 class Target:
@@ -25,6 +27,7 @@ class Target:
     static: str                   # file name pattern of the static library, "" where there is none
     runner: str                   # "host" | "arm" | "wasm" | "" (cannot run here)
     link: tuple[str, ...]         # extra arguments when the loadable library is linked
+    schedule: Table = ()          # of the processor's kernels, as `schedule_of` gives it
 
 
 def names() -> list[str]:
@@ -41,4 +44,17 @@ def load(name: str) -> Target:
     raw = tomllib.loads(resources.files(__name__).joinpath(name + ".toml").read_text("utf-8"))
     known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
     target = Target(name=name, **known)
-    return replace(target, **native.describe()) if target.cpu == "native" else target
+    target = replace(target, **native.describe()) if target.cpu == "native" else target
+    return replace(target, schedule=schedule_of(target.cpu, target.features))
+
+
+def processor(cpu: str, features: tuple[str, ...]) -> str:
+    """The name of a table of schedules: x86-64-v4, cortex-a76, simd128, simd128+relaxed-simd."""
+    return "+".join(filter(None, [cpu, *(f[1:] for f in features if f.startswith("+"))]))
+
+
+def schedule_of(cpu: str, features: tuple[str, ...]) -> Table:
+    """What was found best on that processor: `schedules/PROCESSOR.toml`, empty where nobody looked."""
+    file = resources.files(__name__).joinpath("schedules", processor(cpu, features) + ".toml")
+    raw = tomllib.loads(file.read_text("utf-8")) if file.is_file() else {}
+    return tuple(sorted((kind, tuple(sorted(values.items()))) for kind, values in raw.items()))

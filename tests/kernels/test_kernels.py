@@ -4,7 +4,7 @@ Shapes are drawn, sizes that divide no vector or tile included. Operands lie bet
 past an end but never used, and a pattern that must be untouched afterwards.
 """
 import random
-from dataclasses import replace
+from dataclasses import asdict, replace
 from math import prod
 
 import numpy as np
@@ -12,6 +12,7 @@ import pytest
 
 from edgekit import targets
 from edgekit.exporters.kernels import spec
+from edgekit.exporters.kernels.schedule import KINDS as SCHEDULES
 from edgekit.exporters.kernels.spec import Op, Tensor
 from edgekit.targets import native
 from tests.kernels.machines import load
@@ -168,11 +169,14 @@ class Draw:
 KINDS = ("map", "gather", "reduce", "arg", "norm", "matmul", "linear", "conv", "recurrent")
 MACHINES = {
     "host": targets.load("host"),
-    **{level: replace(targets.load("host"), cpu=level, features=(), lanes=native.VECTORS[level][0], registers=native.VECTORS[level][1])
+    **{level: replace(targets.load("host"), cpu=level, features=(), schedule=targets.schedule_of(level, ()),
+                     lanes=native.VECTORS[level][0], registers=native.VECTORS[level][1])
        for level in ("x86-64-v2", "x86-64-v3")},
     "arm64": targets.load("arm64"), "wasm": targets.load("wasm"),
+    "other schedules": replace(targets.load("host"), schedule=tuple(
+        (kind, tuple(asdict(list(schedule.candidates(12))[-1]).items())) for kind, schedule in SCHEDULES.items())),
 }
-CASES = {"host": 10, "x86-64-v2": 3, "x86-64-v3": 3, "arm64": 4, "wasm": 4}  # of each kind
+CASES = {"host": 10, "other schedules": 3, "x86-64-v2": 3, "x86-64-v3": 3, "arm64": 4, "wasm": 4}  # of each kind
 
 
 def runs_here(machine: str) -> bool:

@@ -10,20 +10,13 @@ from pathlib import Path
 SYMBOL = "ek_kernel"  # what every kernel is called until it gets its model's prefix
 
 
-def machine_of(target):
-    """What the kernels need to know of a target."""
-    from edgekit.exporters.kernels.loops import Machine
-    wasm = target.triple.startswith("wasm32")
-    accumulators = 24 if target.registers >= 32 else 8 if wasm else 12
-    return Machine("int32" if wasm else "int64", target.lanes, accumulators)
-
-
 def assembly(kernel, target) -> tuple[str, int]:
     """LLVM's assembly of one kernel, named SYMBOL, and its number of units."""
     import tvm
     from tvm import tirx
 
     from edgekit.exporters.kernels import build
+    from edgekit.exporters.kernels.schedule import machine_of
     spec = {"kind": "llvm", "mtriple": target.triple, "opt-level": 3}
     if target.cpu:
         spec["mcpu"] = target.cpu

@@ -8,11 +8,9 @@ from contextlib import ExitStack
 from math import ceil, prod
 
 from edgekit.exporters.kernels.body import address, evaluate, lanes_for, read, write
-from edgekit.exporters.kernels.loops import Code, Machine
+from edgekit.exporters.kernels.loops import Code
+from edgekit.exporters.kernels.schedule import Machine
 from edgekit.exporters.kernels.spec import Conv
-
-STRIP_FLOATS = 4096      # stack floats for the sums of a strip
-UNROLLED_TAPS = 32       # lists this short are unrolled whole (depthwise)
 
 
 def build_conv(k: Conv, machine: Machine):
@@ -28,7 +26,8 @@ def build_conv(k: Conv, machine: Machine):
     pitch = k.step[-2] if len(k.spatial) > 1 else width
     if height == 1:
         pitch = width
-    rows, cols = _strip(k.v, height, width, pitch, machine.lanes)
+    strip_floats = (machine.conv if k.v > 1 else machine.depthwise).strip_floats
+    rows, cols = _strip(max(strip_floats // k.v, 1), height, width, pitch, machine.lanes)
     down, across = -(-height // rows), -(-width // cols)
     axes = [*outer, down, across]
     strips = prod(axes)
@@ -56,12 +55,12 @@ def build_conv(k: Conv, machine: Machine):
     return code.function(), k.groups * strips
 
 
-def _strip(v: int, height: int, width: int, pitch: int, lanes: int) -> tuple[int, int]:
+def _strip(positions: int, height: int, width: int, pitch: int, lanes: int) -> tuple[int, int]:
     """Rows and columns of a strip: as many as the stack array holds, and some balance where there are several.
 
     Rows that lie far apart, upside down or on each other (a slice, a reversed or a broadcast image) are strips of their own.
     """
-    limit = max(STRIP_FLOATS // v // lanes * lanes, lanes)
+    limit = max(positions // lanes * lanes, lanes)
     if height == 1 or not 0 < pitch <= limit:
         share = ceil(width / ceil(width / limit))
         return 1, min(width, ceil(share / lanes) * lanes)
@@ -100,7 +99,7 @@ def _offsets(code: Code, k: Conv, g, index):
 
     if taps == 1:
         return lambda p: base + number(p) * code.i(k.channel)
-    if index is None and k.kept <= UNROLLED_TAPS:
+    if index is None and k.kept <= code.machine.depthwise.unrolled:
         return lambda p: base + p // code.i(taps) * code.i(k.channel) + tap(p % code.i(taps))
     table = code.array(k.kept, "int32")  # decoded once a unit: divisions do not belong in the hot loop
     with code.loop(k.kept) as p:
@@ -119,8 +118,7 @@ def _sums(code: Code, k: Conv, x, w, bias, g, offsets, start, n_rows: int, n_col
     array = code.array(k.v * length, "float32")
     steps = k.step if len(k.spatial) > 1 else (0, k.step[0])
     origin = code.let(address(code, tuple(steps), start))
-    rows = next(d for d in (8, 7, 6, 5, 4, 3, 2, 1) if k.v % d == 0 and d * (2 if d > 1 else 1) <= code.machine.accumulators)
-    wide = max(1, min(code.machine.accumulators // rows, 8 if rows == 1 else 6))
+    rows, wide = code.machine.conv.tile(k.v) if k.v > 1 else (1, code.machine.depthwise.vectors)
 
     def tile(first, count: int, v0: int):
         """rows x count vectors of sums, from row v0 of the group and position `first` of the strip on."""
@@ -137,7 +135,7 @@ def _sums(code: Code, k: Conv, x, w, bias, g, offsets, start, n_rows: int, n_col
                 wv = code.let(code.load(w, weights + code.i(v0 + j), lanes, 0))
                 for m in range(count):
                     acc[j][m].set(acc[j][m].value + wv * xs[m])
-        if k.kept <= UNROLLED_TAPS and k.index is None and k.v == 1:
+        if k.kept <= code.machine.depthwise.unrolled and k.index is None and k.v == 1:
             for p in range(k.kept):
                 product(code.i(p))
         else:

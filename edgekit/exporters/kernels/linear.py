@@ -6,11 +6,9 @@ With one row the sums are split into several chains, which hides the latency of 
 from dataclasses import dataclass
 
 from edgekit.exporters.kernels.body import evaluate, read, read_at, write, write_at
-from edgekit.exporters.kernels.loops import Code, Machine, Register, broadcast, const
+from edgekit.exporters.kernels.loops import Code, Register, broadcast, const
+from edgekit.exporters.kernels.schedule import Machine
 from edgekit.exporters.kernels.spec import Linear
-
-ROWS_A_UNIT = 32
-CHAINS = 8           # independent sums that keep the adders of one core busy
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ def tile(code: Code, weights: Weights, g, x_at, rows: int, first: int, lanes: in
     x_at(r, i): address of input i of row r in x. init[m]: what the sums of vector m start from. Expressions [row][vector].
     """
     k = weights
-    chains = max(1, min(CHAINS // (rows * count), k.kept // 4)) if k.kept >= 8 else 1
+    chains = max(1, min(code.machine.linear.chains // (rows * count), k.kept // 4)) if k.kept >= 8 else 1
     zero = broadcast(const(0.0, "float32"), lanes)
     acc: list[list[list[Register]]] = []
     for _ in range(rows):
@@ -76,10 +74,11 @@ def build_linear(k: Linear, machine: Machine):
     extras = [code.operand(t.dtype) for t in k.extras]
     out = code.operand(k.output.dtype)
     weights = Weights(w, index, k.v, k.kept)
-    lanes = lanes_of(k.v, machine.lanes)
-    count = next(c for c in (4, 2, 1) if k.v // lanes % c == 0 and c <= max(1, machine.accumulators // 4))
-    tall = max(1, min(k.rows, machine.accumulators // count, 12))
-    blocks = -(-k.rows // ROWS_A_UNIT)
+    schedule, lanes = machine.linear, lanes_of(k.v, machine.lanes)
+    count = next(c for c in (4, 2, 1) if k.v // lanes % c == 0 and c <= schedule.vectors)
+    tall = max(1, min(k.rows, machine.accumulators // count, schedule.rows))
+    share = schedule.rows_a_unit
+    blocks = -(-k.rows // share)
 
     def rows_from(g, row, rows: int):
         for first in range(0, k.v, lanes * count):
@@ -113,12 +112,12 @@ def build_linear(k: Linear, machine: Machine):
             rows_of(u, code.i(0), k.rows)
         else:
             g, b = code.let(u // code.i(blocks)), code.let(u % code.i(blocks))
-            last = k.rows - (blocks - 1) * ROWS_A_UNIT
-            if last == ROWS_A_UNIT:
-                rows_of(g, code.let(b * code.i(ROWS_A_UNIT)), ROWS_A_UNIT)
+            last = k.rows - (blocks - 1) * share
+            if last == share:
+                rows_of(g, code.let(b * code.i(share)), share)
             else:
                 with code.when(b < code.i(blocks - 1)):
-                    rows_of(g, code.let(b * code.i(ROWS_A_UNIT)), ROWS_A_UNIT)
+                    rows_of(g, code.let(b * code.i(share)), share)
                 with code.when(b >= code.i(blocks - 1)):
-                    rows_of(g, code.i((blocks - 1) * ROWS_A_UNIT), last)
+                    rows_of(g, code.i((blocks - 1) * share), last)
     return code.function(), k.groups * blocks

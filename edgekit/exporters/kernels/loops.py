@@ -5,20 +5,11 @@ one-element local buffers of vector type, which LLVM keeps in registers; local a
 """
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from tvm import tirx
 from tvm.ir import PointerType, PrimType
 
-
-@dataclass(frozen=True)
-class Machine:
-    """What a kernel needs to know of its target. index: dtype of address arithmetic; lanes: float32 lanes of a vector;
-    accumulators: vectors that a tile may keep in registers; fma_loads: whether a broadcast load is free in an FMA."""
-
-    index: str
-    lanes: int
-    accumulators: int
+from edgekit.exporters.kernels.schedule import Machine
 
 
 def const(value, dtype: str):

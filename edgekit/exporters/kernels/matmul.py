@@ -2,7 +2,8 @@
 from contextlib import ExitStack
 
 from edgekit.exporters.kernels.body import address, evaluate, lanes_for, read, write
-from edgekit.exporters.kernels.loops import Code, Machine, broadcast, const
+from edgekit.exporters.kernels.loops import Code, broadcast, const
+from edgekit.exporters.kernels.schedule import Machine
 from edgekit.exporters.kernels.spec import MatMul
 
 
@@ -12,10 +13,10 @@ def build_matmul(k: MatMul, machine: Machine):
     extras = [code.operand(t.dtype) for t in k.extras]
     out = code.operand(k.output.dtype)
     dtype = k.a.dtype
-    tall = max(1, min(k.m, 4 if machine.accumulators < 24 else 6))
+    tall = max(1, min(k.m, machine.matmul.rows))
     blocks, last = -(-k.m // tall), k.m - (k.m - 1) // tall * tall
     lanes = lanes_for(code, k.n)
-    wide = max(1, min(machine.accumulators // tall, k.n // lanes, 4))
+    wide = max(1, min(machine.accumulators // tall, k.n // lanes, machine.matmul.vectors))
 
     def tile(batch, row, rows: int, column, width: int, count: int):
         zero = broadcast(const(0, dtype), width)

@@ -8,11 +8,11 @@ from tvm import tirx
 
 from edgekit.exporters.kernels.body import evaluate, lanes_for
 from edgekit.exporters.kernels.linear import Weights, lanes_of, tile
-from edgekit.exporters.kernels.loops import Code, Machine, broadcast, const
+from edgekit.exporters.kernels.loops import Code, broadcast, const
 from edgekit.exporters.kernels.scalar import apply
+from edgekit.exporters.kernels.schedule import Machine
 from edgekit.exporters.kernels.spec import Recurrent
 
-SEQUENCES = 4  # of a unit: they share each load of the weights
 F = "float32"
 
 
@@ -29,7 +29,7 @@ def build_recurrent(k: Recurrent, machine: Machine):
     gates, hidden = k.gates, k.hidden
     weights = Weights(w, index, k.v, k.kept)
     lanes = lanes_of(k.v, machine.lanes)
-    count = next(n for n in (4, 2, 1) if k.v // lanes % n == 0 and n <= max(1, machine.accumulators // 4))
+    count = next(n for n in (4, 2, 1) if k.v // lanes % n == 0 and n <= machine.recurrent.vectors)
     width = lanes_for(code, hidden)
 
     def product(source, base, row, rows: int):
@@ -145,14 +145,14 @@ def build_recurrent(k: Recurrent, machine: Machine):
                 saved()
             for r in range(rows):
                 cell(code.let(row + code.i(r)), *times[r])
-    whole, rest = divmod(k.batch, SEQUENCES)
+    whole, rest = divmod(k.batch, machine.recurrent.sequences)
     with code.units() as u:
         if whole:
             with code.when(u < code.i(whole)):
-                sequences(code.let(u * code.i(SEQUENCES)), SEQUENCES)
+                sequences(code.let(u * code.i(machine.recurrent.sequences)), machine.recurrent.sequences)
         if rest:
             with code.when(u >= code.i(whole)):
-                sequences(code.i(whole * SEQUENCES), rest)
+                sequences(code.i(k.batch - rest), rest)
     return code.function(), whole + (rest > 0)
 
 

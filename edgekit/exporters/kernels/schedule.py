@@ -1,0 +1,175 @@
+"""Schedules: the sizes of a kernel's loops on one processor, a small frozen dataclass a kind of kernel.
+
+A schedule decides loops, unrolling and the order of sums: never what is computed, what may be read, or how weights are
+packed, so that one file of weights serves every target. Values come from `targets/schedules/PROCESSOR.toml`, which
+`edgekit tune` finds; what is not there follows from the vectors and registers of the processor.
+"""
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Protocol, Self
+
+from edgekit.errors import InputError
+
+if TYPE_CHECKING:
+    from edgekit.targets import Target
+
+
+class Schedule(Protocol):
+    """What every schedule offers beside its fields, all of them positive integers."""
+
+    @classmethod
+    def default(cls, accumulators: int) -> Self:
+        """For a processor that may keep so many vectors of sums in registers."""
+
+    @classmethod
+    def candidates(cls, accumulators: int) -> Iterator[Self]:
+        """What a tuner tries."""
+
+
+@dataclass(frozen=True)
+class ConvSchedule:
+    """The channel-major product: a tile is `rows` of a group x `vectors` of positions, sums in registers."""
+
+    rows: int
+    vectors: int
+    strip_floats: int  # sums that wait on the stack until their strip is done
+
+    def tile(self, v: int) -> tuple[int, int]:
+        """Rows and vectors for groups of v rows: where v has fewer, their registers go to more vectors."""
+        rows = next(d for d in range(min(v, self.rows), 0, -1) if v % d == 0)
+        return rows, max(1, min(self.rows * self.vectors // rows, 6))
+
+    @classmethod
+    def default(cls, accumulators: int) -> Self:
+        rows = 8 if accumulators >= 16 else 4
+        return cls(rows, accumulators // rows, 4096)
+
+    @classmethod
+    def candidates(cls, accumulators: int) -> Iterator[Self]:
+        for rows in (4, 8, 16):
+            for vectors in range(1, 8):
+                if accumulators // 2 <= rows * vectors <= accumulators + 4:
+                    for strip in (2048, 4096, 8192):
+                        yield cls(rows, vectors, strip)
+
+
+@dataclass(frozen=True)
+class DepthwiseSchedule:
+    """Convolutions of one channel each: `vectors` of positions, a list of `unrolled` taps or fewer without a loop."""
+
+    vectors: int
+    unrolled: int
+    strip_floats: int
+
+    @classmethod
+    def default(cls, accumulators: int) -> Self:
+        return cls(min(accumulators, 8), 32, 4096)
+
+    @classmethod
+    def candidates(cls, accumulators: int) -> Iterator[Self]:
+        for vectors in (2, 4, 6, 8, 12):
+            if vectors <= accumulators:
+                for strip in (2048, 4096, 8192):
+                    yield cls(vectors, 32, strip)
+
+
+@dataclass(frozen=True)
+class LinearSchedule:
+    """The position-major product: a tile is `rows` of x x `vectors` of outputs, both at most.
+
+    chains: independent sums of a tile, at least, which hide the latency of the additions where a tile is small.
+    """
+
+    rows: int
+    vectors: int
+    chains: int
+    rows_a_unit: int  # of x: the share of one unit of work
+
+    @classmethod
+    def default(cls, accumulators: int) -> Self:
+        return cls(12, max(1, min(4, accumulators // 4)), 8, 32)
+
+    @classmethod
+    def candidates(cls, accumulators: int) -> Iterator[Self]:
+        for rows in (4, 6, 8, 12):
+            for vectors in (1, 2, 4):
+                for chains in (4, 8, 12):
+                    yield cls(rows, vectors, chains, 32)
+
+
+@dataclass(frozen=True)
+class MatMulSchedule:
+    """The product of two activations: a tile is `rows` x `vectors` of columns."""
+
+    rows: int
+    vectors: int
+
+    @classmethod
+    def default(cls, accumulators: int) -> Self:
+        rows = 4 if accumulators < 24 else 6
+        return cls(rows, max(1, min(accumulators // rows, 4)))
+
+    @classmethod
+    def candidates(cls, accumulators: int) -> Iterator[Self]:
+        for rows in (2, 4, 6, 8, 12):
+            for vectors in (1, 2, 3, 4):
+                if accumulators // 2 <= rows * vectors <= accumulators + 4:
+                    yield cls(rows, vectors)
+
+
+@dataclass(frozen=True)
+class RecurrentSchedule:
+    """The recurrent product of a step: `sequences` of a unit share each load of `vectors` of weights."""
+
+    sequences: int
+    vectors: int
+
+    @classmethod
+    def default(cls, accumulators: int) -> Self:
+        return cls(4, max(1, min(4, accumulators // 4)))
+
+    @classmethod
+    def candidates(cls, accumulators: int) -> Iterator[Self]:
+        for sequences in (2, 4, 6):
+            for vectors in (1, 2, 4):
+                if sequences * vectors <= accumulators:
+                    yield cls(sequences, vectors)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a kernel needs to know of its target. index: dtype of address arithmetic; lanes: float32 lanes of a vector;
+    accumulators: vectors that a tile may keep in registers."""
+
+    index: str
+    lanes: int
+    accumulators: int
+    conv: ConvSchedule
+    depthwise: DepthwiseSchedule
+    linear: LinearSchedule
+    matmul: MatMulSchedule
+    recurrent: RecurrentSchedule
+
+
+KINDS: dict[str, type[Schedule]] = {"conv": ConvSchedule, "depthwise": DepthwiseSchedule, "linear": LinearSchedule,
+                                    "matmul": MatMulSchedule, "recurrent": RecurrentSchedule}
+
+
+def machine_of(target: "Target") -> Machine:
+    """The machine of a target, its schedules from `target.schedule`. Raises InputError for a name or value that none has."""
+    wasm = target.triple.startswith("wasm32")
+    accumulators = 24 if target.registers >= 32 else 8 if wasm else 12
+    given = {kind: dict(values) for kind, values in target.schedule}
+    if unknown := set(given) - set(KINDS):
+        raise InputError(f"no kernel has the schedule {min(unknown)!r}", where=target.name, fix="one of: " + ", ".join(KINDS))
+    held = {kind: _filled(cls.default(accumulators), given.get(kind, {}), f"{target.name}, schedule.{kind}") for kind, cls in KINDS.items()}
+    return Machine("int32" if wasm else "int64", target.lanes, accumulators, **held)
+
+
+def _filled(schedule, values: dict, where: str):
+    for key, value in values.items():
+        if key not in asdict(schedule):
+            raise InputError(f"unknown key {key!r}", where=where, fix="one of: " + ", ".join(asdict(schedule)))
+        if type(value) is not int or not 1 <= value <= 1 << 20:
+            raise InputError(f"{key} = {value!r} is not a whole number of 1 or more", where=where)
+    return replace(schedule, **values)

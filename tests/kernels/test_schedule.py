@@ -1,0 +1,33 @@
+"""Schedules: values from a processor's table, the rest from its registers; a table that is wrong says where."""
+from dataclasses import replace
+
+import pytest
+
+from edgekit import targets
+from edgekit.errors import InputError
+from edgekit.exporters.kernels.schedule import KINDS, machine_of
+
+ARM = replace(targets.load("arm64"), schedule=())
+
+
+def test_a_table_fills_its_fields_and_registers_the_rest():
+    plain, tuned = machine_of(ARM), machine_of(replace(ARM, schedule=(("conv", (("rows", 4),)), ("matmul", ()))))
+    assert tuned == replace(plain, conv=replace(plain.conv, rows=4)) != plain
+
+
+@pytest.mark.parametrize("table, words", [
+    ((("cnov", ()),), "no kernel has the schedule 'cnov'"),
+    ((("conv", (("row", 4),)),), "arm64, schedule.conv.*unknown key 'row'"),
+    ((("conv", (("rows", 0),)),), "rows = 0"), ((("conv", (("rows", 4.0),)),), "rows = 4.0"), ((("conv", (("rows", True),)),), "rows = True"),
+])
+def test_a_wrong_table_says_where_and_what(table, words):
+    with pytest.raises(InputError, match=words):
+        machine_of(replace(ARM, schedule=table))
+
+
+@pytest.mark.parametrize("name", targets.names())
+def test_every_target_has_schedules_of_which_a_tuner_knows_others(name):
+    machine = machine_of(targets.load(name))
+    for schedule in KINDS.values():
+        candidates = list(schedule.candidates(machine.accumulators))
+        assert len(candidates) == len(set(candidates)) > 2
