@@ -21,7 +21,7 @@ from edgekit.exporters.lower import (
     selection,
     windows,
 )
-from edgekit.exporters.lower.arena import SLACK, Need, aligned, place
+from edgekit.exporters.lower.arena import Need, aligned, place
 from edgekit.exporters.lower.builder import DTYPES, Builder, Constants, Node
 from edgekit.exporters.lower.plan import Buffer, Entry, Plan, Port, State
 from edgekit.exporters.lower.values import of_view
@@ -54,7 +54,7 @@ def lower(name: str, variants: Sequence[tuple[str, "onnx.ModelProto"]], states: 
     for source, (dtype, shape) in kept.items():
         size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
         state_buffers.append(Buffer(_state_buffer(source), dtype, shape, "arena", at, size))
-        at = aligned(at + size + SLACK)
+        at = aligned(at + size)
     state_bytes = at
 
     used = {r.buffer for _, b, _, _, _ in built for s in b.steps for r in s.args}
@@ -63,7 +63,7 @@ def lower(name: str, variants: Sequence[tuple[str, "onnx.ModelProto"]], states: 
         if key in used:
             weight_buffers.append(Buffer(key, str(array.dtype), array.shape, "weights", at, array.nbytes))
             at = aligned(at + array.nbytes)
-    entries, end = [], aligned(max(state_bytes, 64))
+    entries, end = [], 0
     for entry, b, inputs, outputs, pairs in built:
         buffers, top = _memory(b, inputs, outputs, pairs, state_bytes)
         end = max(end, top)
