@@ -98,3 +98,32 @@ def test_onnxruntime_tells_nobody_of_the_model(net):
     done = edgekit("export", net, "-o", "out.ekb", cwd=net.parent, env=env)
     assert done.returncode == 0, done.stderr
     assert not (home / ".cache" / "Microsoft").exists() and not list(scratch.iterdir())
+
+
+MEMORY = """
+import sys
+import numpy as np
+import edgekit as ek
+
+def peak():
+    return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+bare = peak()
+with ek.open("out.ekb") as bundle:
+    for _ in range(3):
+        bundle.run(np.ones((64, 2048), np.float32))
+    print(peak() - bare, bundle.manifest["weights_bytes"] + bundle.manifest["arena_bytes"])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here")
+def test_a_session_takes_the_memory_of_weights_and_arena(tmp_path):
+    """Weights are mapped, not read; inputs and outputs are copied once: 4 MiB over weights and arena, at most."""
+    weights = numpy_helper.from_array(np.ones((2048, 2048), np.float32), "w")
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [64, 2048]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "net", ports[:1], ports[1:], [weights])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "net.onnx")
+    assert edgekit("export", "net.onnx", "-o", "out.ekb", cwd=tmp_path).returncode == 0
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    run = subprocess.run([sys.executable, "-c", MEMORY], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    taken, wanted = map(int, run.stdout.split())
+    assert 16 << 20 < taken <= wanted + (4 << 20), (taken, wanted)

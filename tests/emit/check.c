@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define WANT(status, call)                                                                                             \
     do {                                                                                                               \
@@ -213,6 +214,48 @@ static void *work(void *arg)
     return NULL;
 }
 
+enum { UNITS = 1000 };
+
+typedef struct {
+    const ek_parallel *pool;
+    unsigned char done[UNITS];
+    int inner;
+} job;
+
+/* Counts each unit, and uses the pool from inside it. */
+static void count(void *arg, int32_t begin, int32_t end)
+{
+    job *j = (job *)arg;
+    TRUE_(0 <= begin && begin < end && end <= UNITS);
+    for (int32_t i = begin; i < end; i++) j->done[i]++;
+    if (j->inner) {
+        job nested;
+        memset(&nested, 0, sizeof nested);
+        j->pool->parallel_for(j->pool->ctx, count, &nested, 3);
+        TRUE_(nested.done[0] == 1 && nested.done[1] == 1 && nested.done[2] == 1 && !nested.done[3]);
+    }
+}
+
+/* Every unit once, whether the pool's threads are looking for work or asleep. */
+static void pool_alone(void)
+{
+    const struct timespec nap = {0, 300000};
+    for (int n = 1; n <= 4; n++) {
+        ek_threads *pool = ek_threads_create(n);
+        job j;
+        TRUE_(pool);
+        for (int32_t units = 1; units <= UNITS; units += 37) {
+            memset(&j, 0, sizeof j);
+            j.pool = ek_threads_parallel(pool);
+            j.inner = units % 2;
+            j.pool->parallel_for(j.pool->ctx, count, &j, units);
+            for (int32_t i = 0; i < UNITS; i++) TRUE_(j.done[i] == (i < units));
+            if (units % 3 == 0) nanosleep(&nap, NULL);
+        }
+        ek_threads_destroy(pool);
+    }
+}
+
 static void threads(const void *weights)
 {
     tiny m;
@@ -389,6 +432,7 @@ int main(int argc, char **argv)
     state(weights);
     steps(weights);
     threads(weights);
+    pool_alone();
     bad_init(weights, others);
     bad_views(weights);
     unaligned(weights);

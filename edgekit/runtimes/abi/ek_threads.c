@@ -1,6 +1,11 @@
-/* See ek_threads.h. A job is one parallel_for; its units are handed out in chunks by an atomic counter, so slow and
- * fast cores both stay busy. Threads look for the next job for some microseconds, for a model's layers follow
- * closely, and then sleep. */
+/* See ek_threads.h. A job is one parallel_for; its units are handed out by an atomic counter, in chunks that shrink as
+ * fewer are left (guided self-scheduling; Polychronopoulos and Kuck 1987), so slow and fast cores end together. Threads
+ * look for the next job for EK_SPIN_MICROSECONDS, for a model's layers follow closely, and then sleep: an inference
+ * wakes them once. */
+#if !defined(_WIN32) && !defined(_POSIX_C_SOURCE)
+#define _POSIX_C_SOURCE 200809L /* clock_gettime under -std=c11 */
+#endif
+
 #if defined(EK_API)
 #elif defined(_WIN32)
 #define EK_API __declspec(dllexport)
@@ -42,11 +47,19 @@ static void ek_join(ek_thread thread)
     CloseHandle(thread);
 }
 static void ek_yield(void) { SwitchToThread(); }
+static uint64_t ek_microseconds(void)
+{
+    LARGE_INTEGER now, second;
+    QueryPerformanceCounter(&now);
+    QueryPerformanceFrequency(&second);
+    return (uint64_t)((double)now.QuadPart * 1e6 / (double)second.QuadPart);
+}
 
 #else
 
 #include <pthread.h>
 #include <sched.h>
+#include <time.h>
 
 typedef pthread_mutex_t ek_lock;
 typedef pthread_cond_t ek_signal;
@@ -72,13 +85,20 @@ static int ek_start(ek_thread *thread, void *(*f)(void *), void *arg)
 }
 static void ek_join(ek_thread thread) { pthread_join(thread, NULL); }
 static void ek_yield(void) { sched_yield(); }
+static uint64_t ek_microseconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
 
 #endif
 
-enum { EK_SPINS = 4000, EK_CHUNKS = 4 }; /* looks before sleeping; chunks of a job for each thread */
+/* A chunk is 1 / (EK_CHUNKS * threads) of the units left, so that a core of a quarter of the speed holds nobody up. */
+enum { EK_SPIN_MICROSECONDS = 100, EK_LOOKS = 64, EK_CHUNKS = 4 };
 
 /* The job at work is one word, number << 32 | first unit not handed out, so that a chunk is claimed by one exchange
- * that fails if the job has changed. While the low half is EK_CLOSED nobody looks at task, arg, units and chunk. The
+ * that fails if the job has changed. While the low half is EK_CLOSED nobody looks at task, arg and units. The
  * caller waits for units, not for threads: one that sleeps through a job delays nothing. */
 #define EK_CLOSED 0xffffffffu
 
@@ -89,11 +109,12 @@ struct ek_threads {
     ek_signal wake;
     atomic_flag taken;          /* a parallel_for is at work */
     atomic_int end;
+    atomic_int sleepers;        /* threads that want the signal */
     _Atomic uint64_t job;
     atomic_int left;            /* units not yet done */
     _Atomic(ek_task) task;
     _Atomic(void *) arg;
-    atomic_int units, chunk;
+    atomic_int units;
     ek_thread handle[1];        /* threads - 1 */
 };
 
@@ -113,11 +134,12 @@ static void ek_work(ek_threads *pool)
     for (;;) {
         uint32_t begin = (uint32_t)job;
         if (begin == EK_CLOSED) return;
-        int32_t units = pool->units, chunk = pool->chunk;
+        int32_t units = pool->units;
         ek_task task = pool->task;
         void *arg = pool->arg;
         if (begin >= (uint32_t)units) return;
-        int32_t end = units - (int32_t)begin < chunk ? units : (int32_t)begin + chunk;
+        int32_t chunk = (units - (int32_t)begin) / (pool->threads * EK_CHUNKS);
+        int32_t end = (int32_t)begin + (chunk ? chunk : 1);
         if (atomic_compare_exchange_weak(&pool->job, &job, (job & ~(uint64_t)EK_CLOSED) | (uint32_t)end)) {
             task(arg, (int32_t)begin, end);
             atomic_fetch_sub(&pool->left, end - (int32_t)begin);
@@ -131,17 +153,42 @@ static int ek_idle(ek_threads *pool, uint32_t seen)
     return (uint32_t)(atomic_load(&pool->job) >> 32) == seen && !atomic_load(&pool->end);
 }
 
+/* 0 when the wait was worth its while: there is something to do. */
+static int ek_spin(ek_threads *pool, uint32_t seen)
+{
+    uint64_t start = ek_microseconds();
+    do
+        for (int looks = EK_LOOKS; looks; looks--) {
+            if (!ek_idle(pool, seen)) return 0;
+            ek_pause();
+        }
+    while (ek_microseconds() - start < EK_SPIN_MICROSECONDS);
+    return 1;
+}
+
+static void ek_sleep(ek_threads *pool, uint32_t seen)
+{
+    ek_acquire(&pool->lock);
+    atomic_fetch_add(&pool->sleepers, 1); /* before the look that decides: ek_wake looks after it has set the job */
+    while (ek_idle(pool, seen)) ek_wait(&pool->wake, &pool->lock);
+    atomic_fetch_sub(&pool->sleepers, 1);
+    ek_give_up(&pool->lock);
+}
+
+static void ek_wake(ek_threads *pool)
+{
+    if (!atomic_load(&pool->sleepers)) return;
+    ek_acquire(&pool->lock);
+    ek_wake_all(&pool->wake);
+    ek_give_up(&pool->lock);
+}
+
 static EK_THREAD_RESULT ek_loop(void *arg)
 {
     ek_threads *pool = (ek_threads *)arg;
     uint32_t seen = 0;
     while (!atomic_load(&pool->end)) {
-        for (int spins = EK_SPINS; spins && ek_idle(pool, seen); spins--) ek_pause();
-        if (ek_idle(pool, seen)) {
-            ek_acquire(&pool->lock);
-            while (ek_idle(pool, seen)) ek_wait(&pool->wake, &pool->lock);
-            ek_give_up(&pool->lock);
-        }
+        if (ek_spin(pool, seen)) ek_sleep(pool, seen);
         seen = (uint32_t)(atomic_load(&pool->job) >> 32);
         ek_work(pool);
     }
@@ -156,20 +203,16 @@ static void ek_parallel_for(void *ctx, ek_task task, void *arg, int32_t units)
         return;
     }
     uint64_t number = (atomic_load(&pool->job) >> 32) + 1;
-    int32_t chunk = units / (pool->threads * EK_CHUNKS);
     pool->task = task;
     pool->arg = arg;
     pool->units = units;
-    pool->chunk = chunk ? chunk : 1;
     pool->left = units;
-    ek_acquire(&pool->lock);
     atomic_store(&pool->job, number << 32);
-    ek_wake_all(&pool->wake);
-    ek_give_up(&pool->lock);
+    ek_wake(pool);
     ek_work(pool);
-    for (unsigned spins = 0; atomic_load(&pool->left); spins++) {
+    for (unsigned looks = 0; atomic_load(&pool->left); looks++) {
         ek_pause();
-        if (spins >= EK_SPINS) ek_yield();
+        if (looks >= EK_LOOKS) ek_yield(); /* it may be this very core that the last chunk waits for */
     }
     atomic_store(&pool->job, number << 32 | EK_CLOSED);
     atomic_flag_clear(&pool->taken);
@@ -199,11 +242,9 @@ const ek_parallel *ek_threads_parallel(const ek_threads *pool) { return pool ? &
 void ek_threads_destroy(ek_threads *pool)
 {
     if (!pool) return;
-    ek_acquire(&pool->lock);
-    pool->end = 1;
-    ek_wake_all(&pool->wake);
-    ek_give_up(&pool->lock);
-    while (pool->threads-- > 1) ek_join(pool->handle[pool->threads - 1]);
+    atomic_store(&pool->end, 1);
+    ek_wake(pool);
+    for (int k = 1; k < pool->threads; k++) ek_join(pool->handle[k - 1]);
     ek_release(&pool->lock, &pool->wake);
     free(pool);
 }
