@@ -1,4 +1,4 @@
-"""Will a model compile, operator by operator, and what would groups bring to each layer: before anyone trains."""
+"""Will a model compile, operator by operator, what do its zeros bring, and what would groups: before anyone trains."""
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +11,10 @@ BASIS = "multiply-adds and bytes of each layer, counted; not time"
 def check(model: Any, target: str = "host", *, progress: Callable[[str], None] = lambda _: None, **options: Any) -> dict:
     """ok, unsupported [{entry, node, op, reason, fix}], operators {op: count}, layers and total with levels of sparsity.
 
+    zeros of a layer: what its weights have as they are: share, and the group, the groups and the macs of the kernel that
+    uses them; group is null where it would not be faster; zeros is null where no weights are constant. Of the total: the
+    macs with all of them.
+
     Every target compiles the same operators; `target` is checked to exist. options are those of `load`. What the loader
     refuses as unsupported is reported as such; every other InputError of the loader is raised.
     """
@@ -19,7 +23,7 @@ def check(model: Any, target: str = "host", *, progress: Callable[[str], None] =
     from edgekit.exporters.sparsify import benefit
     targets.load(target)
     out: dict = {"model": "", "target": target, "ok": False, "unsupported": [], "operators": {}, "layers": [],
-                 "total": {"macs": 0, "bytes": 0, "levels": []}, "basis": BASIS}
+                 "total": {"macs": 0, "bytes": 0, "zeros": {"macs": 0}, "levels": []}, "basis": BASIS}
     progress("loading the model")
     try:
         loaded = load(model, keep=supported(), **options)
@@ -32,12 +36,17 @@ def check(model: Any, target: str = "host", *, progress: Callable[[str], None] =
             operators[node.op_type] = operators.get(node.op_type, 0) + 1
         wrong += [{"entry": variant.name, "node": node, "op": op, "reason": reason, "fix": fix}
                   for node, op, reason, fix in unsupported(variant.model)]
-    progress("counting what groups would save")
+    progress("counting what zeros save, and what groups would")
     layers = [{"name": x.name, "op": x.op, "shape": list(x.shape), "macs": x.macs, "bytes": x.bytes, "group": x.group,
-               "reason": x.reason, "levels": [{"sparsity": c.sparsity, "macs": c.macs, "bytes": c.bytes} for c in x.levels]}
+               "reason": x.reason, "zeros": _zeros(x), "levels": [{"sparsity": c.sparsity, "macs": c.macs, "bytes": c.bytes} for c in x.levels]}
               for x in benefit(loaded.variants[0].model)]
     return out | {"model": loaded.name, "ok": not wrong, "unsupported": wrong, "operators": operators, "layers": layers,
                   "total": _total(layers)}
+
+
+def _zeros(layer: Any) -> dict | None:
+    z = layer.zeros
+    return z and {"share": round(z.share, 4), "group": z.group, "groups": z.groups, "macs": round(layer.macs * z.kept)}
 
 
 def _total(layers: list[dict]) -> dict:
@@ -47,4 +56,5 @@ def _total(layers: list[dict]) -> dict:
     def at(sparsity: float, what: str) -> int:
         return sum(next((c[what] for c in x["levels"] if c["sparsity"] == sparsity), x[what]) for x in layers)
     return {"macs": sum(x["macs"] for x in layers), "bytes": sum(x["bytes"] for x in layers),
+            "zeros": {"macs": sum(x["zeros"]["macs"] if x["zeros"] else x["macs"] for x in layers)},
             "levels": [{"sparsity": s, "macs": at(s, "macs"), "bytes": at(s, "bytes")} for s in levels]}

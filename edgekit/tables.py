@@ -161,6 +161,13 @@ def check(r: dict) -> str:
     parts = [f"{r['model']}: " + (f"all {n} operators compile, for every target" if r["ok"] else "does not compile")]
     parts += [f"{x['node'] or x['op']}{' (' + x['op'] + ')' if x['op'] and x['node'] else ''}: {x['reason']}"
               + (f"\n  fix: {x['fix']}" if x["fix"] else "") for x in r["unsupported"]]
+    used = [x for x in r["layers"] if x["zeros"] and x["zeros"]["group"]]
+    if used:
+        rows = [[x["name"], x["op"], f"{x['zeros']['share']:.1%}", f"{x['zeros']['groups']} of {x['zeros']['group']}",
+                 count(x["macs"]), count(x["zeros"]["macs"])] for x in used]
+        rows.append(["all layers", "", "", "", count(r["total"]["macs"]), count(r["total"]["zeros"]["macs"])])
+        parts.append("zeros that the model has already and that are used, whatever is pruned:\n"
+                     + table(["layer", "op", "zeros", "groups", "MACs dense", "with zeros"], rows))
     if r["layers"]:
         levels = [c["sparsity"] for c in r["total"]["levels"]]
         whole = {"name": "all layers", "op": "", "group": None, "reason": "", **r["total"]}

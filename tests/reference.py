@@ -4,6 +4,7 @@ Operands are flat arrays with an offset; a kernel's strides are applied to them 
 overlap in a plan shows here too. `run_plan` keeps everything in one arena of bytes, as the C runtime does.
 """
 from collections.abc import Sequence
+from itertools import pairwise
 from itertools import product as cartesian
 
 import numpy as np
@@ -101,11 +102,13 @@ def run_norm(k: spec.Norm, x, *args) -> None:
 
 
 def _operands(k, args):
-    """w (groups, kept, v), index (groups, kept), order (rows,), and what follows."""
+    """Of each group w (inputs, v) and index (inputs,); bias and order (rows,), and what follows."""
     args = list(args)
-    w = args.pop(0)[:k.groups * k.kept * k.v].reshape(k.groups, k.kept, k.v)
-    bias = args.pop(0)[:k.groups * k.v]
-    index = args.pop(0)[:k.groups * k.kept].reshape(k.groups, k.kept).astype(np.int64) if k.index else np.tile(np.arange(k.kept), (k.groups, 1))
+    w, bias = args.pop(0), args.pop(0)[:k.groups * k.v]
+    index = args.pop(0).astype(np.int64) if k.index else np.tile(np.arange(k.kept), k.groups)
+    starts = args.pop(0)[:k.groups + 1] if k.starts else np.arange(k.groups + 1) * k.kept
+    lists = [slice(a, b) for a, b in pairwise(starts)]
+    w, index = [w[s.start * k.v:s.stop * k.v].reshape(-1, k.v) for s in lists], [index[s] for s in lists]
     order = args.pop(0)[:k.groups * k.v].astype(np.int64) if k.order else np.arange(k.groups * k.v)
     return w, bias, index, order, args
 
@@ -138,7 +141,7 @@ def run_conv(k: spec.Conv, x, *args) -> None:
             phase = [a % s for a, s in zip(at, k.stride, strict=True)]
             inside = [slice(a // s, a // s + o) for a, s, o in zip(at, k.stride, k.spatial, strict=True)]
             planes.append(image[(base + channel, *phase, *inside)])
-        sums = np.tensordot(w[g].T.astype(np.float64), np.stack(planes).astype(np.float64), 1)
+        sums = np.tensordot(w[g].T.astype(np.float64), np.array(planes, np.float64).reshape(len(planes), *k.spatial), 1)
         y[order[g * k.v:(g + 1) * k.v]] = sums + bias[g * k.v:(g + 1) * k.v].reshape(-1, *[1] * len(k.spatial))
     extras = _extras(k.extras, rest[:-1], shape)
     _result(view(rest[-1], shape, k.output.strides), body(k.post, [y.astype(np.float32), *extras]))

@@ -100,29 +100,32 @@ class Draw:
         return k, [self.floats(size * m * kk), self.floats(size * kk * n), self.floats(n), np.zeros(size * m * n, np.float32)]
 
     def sparse(self, outputs, inputs, sparse, v):
-        """(groups, kept, index dtype, order?, operands w bias [index] [order])"""
+        """(groups, kept, index dtype, order?, starts?, operands w bias [index] [starts] [order])"""
         groups = -(-outputs // v)
         order = np.resize(self.g.permutation(outputs), groups * v) if sparse else np.minimum(np.arange(groups * v), outputs - 1)
         kept = max(1, inputs // 2) if sparse else inputs
-        index = np.stack([np.sort(self.g.permutation(inputs)[:kept]) for _ in range(groups)])
+        unequal = sparse and self.r.random() < 0.5
+        lengths = self.g.integers(0, kept + 1, groups) if unequal else np.full(groups, kept)
+        starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        index = np.concatenate([np.sort(self.g.permutation(inputs)[:n]) for n in lengths])
         bias = self.floats(outputs)[order]
-        w = self.floats(groups * kept * v).reshape(groups, kept, v)
+        w = self.floats(len(index) * v).reshape(-1, v)
         flat = order.reshape(groups, v)
         for g in range(groups):  # a row that is named twice in a group is the same row twice
             for j in range(v):
                 first = int(np.flatnonzero(flat[g] == flat[g, j])[0])
-                w[g, :, j] = w[g, :, first]
+                w[starts[g]:starts[g + 1], j] = w[starts[g]:starts[g + 1], first]
         dtype = self.r.choice(["uint16", "int32"]) if sparse else None
         ordered = sparse or outputs % v != 0
-        operands = [w.reshape(-1), bias] + ([index.astype(dtype).reshape(-1)] if sparse else []) + ([order.astype(np.int32)] if ordered else [])
-        return groups, kept, dtype, ordered, operands
+        operands = [w.reshape(-1), bias] + ([index.astype(dtype)] if sparse else []) + ([starts] if unequal else []) + ([order.astype(np.int32)] if ordered else [])
+        return groups, kept, dtype, ordered, unequal, operands
 
     def linear(self):
         n, inputs, v = self.r.choice([1, 2, 9, 33]), self.r.choice([1, 7, 40]), self.r.choice([4, 8, 16, 32])
         outputs = v * self.r.choice([1, 3])  # a short last group would name rows of other groups twice
-        groups, kept, index, order, operands = self.sparse(outputs, inputs, self.r.random() < 0.6, v)
+        groups, kept, index, order, starts, operands = self.sparse(outputs, inputs, self.r.random() < 0.6, v)
         out, extra = Tensor(F, (outputs + 3, 1)), Tensor(F, (self.r.choice([0, outputs]), 1))
-        k = spec.Linear(n, inputs, outputs, groups, v, kept, inputs + 2, index, order, (extra,), (ADD, TANH), out)
+        k = spec.Linear(n, inputs, outputs, groups, v, kept, inputs + 2, index, order, (extra,), (ADD, TANH), out, starts)
         return k, [self.floats((inputs + 2) * n), *operands, self.floats(outputs * n), np.zeros((outputs + 3) * n, np.float32)]
 
     def conv(self):
@@ -133,7 +136,7 @@ class Draw:
         spatial = tuple(self.r.choice([1, 3, 7, 16, 29]) for _ in range(rank))
         if rank == 1 and self.r.random() < 0.3:
             spatial = (1500,)
-        channels, v = self.r.choice([(1, 1), (3, 1), (8, 8), (8, 4), (16, 8), (32, 32), (6, 6)])
+        channels, v = self.r.choice([(1, 1), (3, 1), (6, 2), (8, 8), (8, 4), (16, 8), (32, 32), (6, 6)])
         inputs = channels if depthwise else self.r.choice([1, 3, 8])
         phases = tuple(1 if k == 1 else s for k, s in zip(kernel, stride, strict=True))
         steps = tuple(o + (k - 1) * d // s + 1 for o, k, d, s in zip(spatial, kernel, dilation, stride, strict=True))
@@ -142,10 +145,10 @@ class Draw:
         if depthwise:
             v = 1
         fan_in, fan_out = (1, 1) if depthwise else (inputs, channels)
-        groups, kept, index, order, operands = self.sparse(channels, fan_in * taps, not depthwise and self.r.random() < 0.6, v)
+        groups, kept, index, order, starts, operands = self.sparse(channels, fan_in * taps, not depthwise and self.r.random() < 0.6, v)
         out, extra = rows((channels, *(n + 2 for n in spatial))), Tensor(F, (1, *(0,) * rank))
         k = spec.Conv(channels, groups, v, kept, fan_in, fan_out, kernel, stride, dilation, layout[0], layout[1:1 + rank], layout[1 + rank:],
-                      spatial, index, order, (extra,), (ADD, RELU), out)
+                      spatial, index, order, (extra,), (ADD, RELU), out, starts)
         return k, [self.floats(inputs * prod(phases) * prod(steps)), *operands, self.floats(channels),
                    np.zeros(channels * prod(n + 2 for n in spatial), np.float32)]
 
@@ -153,13 +156,13 @@ class Draw:
         cell, hidden, batch, steps = self.r.choice(["LSTM", "GRU", "RNN"]), self.r.choice([8, 16, 20]), self.r.choice([1, 3, 6]), self.r.choice([1, 4])
         gates, v = {"LSTM": 4, "GRU": 3, "RNN": 1}[cell], self.r.choice([4, 8])
         v = v if gates * hidden % v == 0 else 4
-        groups, kept, index, order, operands = self.sparse(gates * hidden, hidden, self.r.random() < 0.6, v)
+        groups, kept, index, order, starts, operands = self.sparse(gates * hidden, hidden, self.r.random() < 0.6, v)
         sigmoid, tanh = (Op("sigmoid", (0,), F),), (Op("tanh", (0,), F),)
         acts = {"LSTM": (sigmoid, tanh, tanh), "GRU": (sigmoid, tanh), "RNN": (tanh,)}[cell]
         lens, peephole = self.r.random() < 0.5, cell == "LSTM" and self.r.random() < 0.3
         k = spec.Recurrent(cell, steps, batch, hidden, self.r.random() < 0.5, acts, self.r.choice([0.0, 0.7]), self.r.random() < 0.5,
                            cell == "LSTM" and self.r.random() < 0.2, groups, v, kept, index, order, peephole, lens,
-                           (batch * gates * hidden, gates * hidden), (batch * hidden + 5, hidden))
+                           (batch * gates * hidden, gates * hidden), (batch * hidden + 5, hidden), starts)
         state = [self.floats(batch * hidden)] + ([self.floats(batch * hidden)] if cell == "LSTM" else [])
         extra = ([self.floats(3 * hidden)] if peephole else []) + ([self.g.integers(0, steps + 1, batch).astype(np.int32)] if lens else [])
         return k, [self.floats(steps * batch * gates * hidden), *operands, *extra, *state, np.zeros((batch * hidden + 5) * steps, np.float32),

@@ -57,9 +57,10 @@ def test_choose(outputs, inputs, v, share, seed, zero):
     kept = max(1, round(share * inputs))
     score = np.random.default_rng(seed).random((outputs, inputs)).astype(np.float32) ** 3 * (not zero)
     groups = choose(score, v, kept)
-    assert groups.index.shape == (-(-outputs // v), kept) and groups.order.dtype == groups.index.dtype == np.int32
+    assert (groups.count, groups.kept, groups.equal) == (-(-outputs // v), kept, True) and groups.order.dtype == groups.index.dtype == np.int32
     assert sorted(groups.order[groups.order >= 0]) == list(range(outputs))
-    assert (np.diff(groups.index, axis=1) > 0).all()
+    index = groups.index.reshape(-1, kept)
+    assert (np.diff(index, axis=1) > 0).all()
     keep = mask(groups, outputs, inputs)
     assert (keep.sum(1) == kept).all()
     held = score[keep].sum(dtype=np.float64)
@@ -85,5 +86,5 @@ def test_what_is_pruned_is_found(outputs, inputs, v, sparsity, seed):
     if found.v == v:
         assert found.kept <= groups.kept
         members = {frozenset(r) for r in groups.order.reshape(-1, v).tolist()}
-        if len(np.unique(groups.index, axis=0)) == groups.count:
+        if len(np.unique(groups.index.reshape(-1, groups.kept), axis=0)) == groups.count:
             assert {frozenset(r) for r in found.order.reshape(-1, v).tolist()} == members

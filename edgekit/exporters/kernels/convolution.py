@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from math import ceil, prod
 
 from edgekit.exporters.kernels.body import address, evaluate, lanes_for, read, write
+from edgekit.exporters.kernels.lists import Lists
 from edgekit.exporters.kernels.loops import Code
 from edgekit.exporters.kernels.schedule import Machine
 from edgekit.exporters.kernels.spec import Conv
@@ -18,6 +19,7 @@ def build_conv(k: Conv, machine: Machine):
     f = "float32"
     x, w, bias = code.operand(f), code.operand(f), code.operand(f)
     index = code.operand(k.index) if k.index else None
+    lists = Lists(index, code.operand("int32") if k.starts else None, k.kept)
     order = code.operand("int32") if k.order else None
     extras = [code.operand(t.dtype) for t in k.extras]
     out = code.operand(k.output.dtype)
@@ -39,7 +41,8 @@ def build_conv(k: Conv, machine: Machine):
         for k_axis, extent in enumerate(axes):  # most significant first
             below = prod(axes[k_axis + 1:])
             at.append(code.let(rest // code.i(below) % code.i(extent)) if extent > 1 else code.i(0))
-        offsets = _offsets(code, k, g, index)
+        span = lists.span(code, g)
+        offsets = _offsets(code, k, g, lists, span)
         *front, r, c = at
         for n_rows, first_row, row_ok in _parts(code, height, rows, r):
             for n_cols, first_col, col_ok in _parts(code, width, cols, c):
@@ -48,7 +51,7 @@ def build_conv(k: Conv, machine: Machine):
                         if condition is not None:
                             stack.enter_context(code.when(condition))
                     start = [*front, first_row, first_col]
-                    sums = _sums(code, k, x, w, bias, g, offsets, start, n_rows, n_cols, pitch)
+                    sums = _sums(code, k, x, w, bias, g, span, offsets, start, n_rows, n_cols, pitch)
                     _finish(code, k, sums, order, extras, out, g, start, n_rows, n_cols, pitch)
     with code.units() as u:
         unit(u)
@@ -77,7 +80,7 @@ def _parts(code: Code, extent: int, size: int, at):
     return [(size, code.let(at * code.i(size)), at < code.i(whole)), last]
 
 
-def _offsets(code: Code, k: Conv, g, index):
+def _offsets(code: Code, k: Conv, g, lists: Lists, span):
     """offset(p) -> element offset of input p of group g in the image."""
     taps = prod(k.kernel)
     base = code.let(g * code.i(k.v) // code.i(k.fan_out) * code.i(k.fan_in * k.channel)) if k.fan_out < k.channels else code.i(0)
@@ -94,22 +97,24 @@ def _offsets(code: Code, k: Conv, g, index):
             total = part if total is None else total + part
         return code.i(0) if total is None else total
 
+    first, length = span
+
     def number(p):
-        return code.i(code.load(index, g * code.i(k.kept) + p)) if index is not None else p
+        return lists.input(code, first, p)
 
     if taps == 1:
         return lambda p: base + number(p) * code.i(k.channel)
-    if index is None and k.kept <= code.machine.depthwise.unrolled:
+    if k.index is None and k.kept <= code.machine.depthwise.unrolled:
         return lambda p: base + p // code.i(taps) * code.i(k.channel) + tap(p % code.i(taps))
     table = code.array(k.kept, "int32")  # decoded once a unit: divisions do not belong in the hot loop
-    with code.loop(k.kept) as p:
+    with code.loop(length) as p:
         i = code.let(number(p))
         value = base + i // code.i(taps) * code.i(k.channel) + tap(i % code.i(taps))
         code.local_store(table, value.astype("int32"), p)
     return lambda p: code.i(code.local_load(table, p))
 
 
-def _sums(code: Code, k: Conv, x, w, bias, g, offsets, start, n_rows: int, n_cols: int, pitch: int):
+def _sums(code: Code, k: Conv, x, w, bias, g, span, offsets, start, n_rows: int, n_cols: int, pitch: int):
     """All sums of a strip, in a stack array (v, length) with length a whole number of vectors."""
     positions = (n_rows - 1) * pitch + n_cols
     lanes = lanes_for(code, 1 << (positions - 1).bit_length())
@@ -117,6 +122,7 @@ def _sums(code: Code, k: Conv, x, w, bias, g, offsets, start, n_rows: int, n_col
     length = vectors * lanes
     array = code.array(k.v * length, "float32")
     steps = k.step if len(k.spatial) > 1 else (0, k.step[0])
+    begin, inputs = span
     origin = code.let(address(code, tuple(steps), start))
     rows, wide = code.machine.conv.tile(k.v) if k.v > 1 else (1, code.machine.depthwise.vectors)
 
@@ -130,7 +136,7 @@ def _sums(code: Code, k: Conv, x, w, bias, g, offsets, start, n_rows: int, n_col
         def product(p):
             at = code.let(offsets(p) + origin + first)
             xs = [code.let(code.load(x, at + code.i(m * lanes), lanes)) for m in range(count)]
-            weights = code.let((g * code.i(k.kept) + p) * code.i(k.v))
+            weights = code.let((begin + p) * code.i(k.v))
             for j in range(rows):
                 wv = code.let(code.load(w, weights + code.i(v0 + j), lanes, 0))
                 for m in range(count):
@@ -139,7 +145,7 @@ def _sums(code: Code, k: Conv, x, w, bias, g, offsets, start, n_rows: int, n_col
             for p in range(k.kept):
                 product(code.i(p))
         else:
-            with code.loop(k.kept) as p:
+            with code.loop(inputs) as p:
                 product(p)
         for j in range(rows):
             for m in range(count):

@@ -6,6 +6,7 @@ With one row the sums are split into several chains, which hides the latency of 
 from dataclasses import dataclass
 
 from edgekit.exporters.kernels.body import evaluate, read, read_at, write, write_at
+from edgekit.exporters.kernels.lists import Lists
 from edgekit.exporters.kernels.loops import Code, Register, broadcast, const
 from edgekit.exporters.kernels.schedule import Machine
 from edgekit.exporters.kernels.spec import Linear
@@ -13,12 +14,11 @@ from edgekit.exporters.kernels.spec import Linear
 
 @dataclass(frozen=True)
 class Weights:
-    """Buffers and sizes of a packed matrix: (groups, kept, v) weights, index (groups, kept)."""
+    """A packed matrix: buffer of weights, `v` for each input of each group's list."""
 
     w: object
-    index: object | None
+    lists: Lists
     v: int
-    kept: int
 
 
 def lanes_of(v: int, machine_lanes: int) -> int:
@@ -34,28 +34,34 @@ def tile(code: Code, weights: Weights, g, x_at, rows: int, first: int, lanes: in
 
     x_at(r, i): address of input i of row r in x. init[m]: what the sums of vector m start from. Expressions [row][vector].
     """
-    k = weights
-    chains = max(1, min(code.machine.linear.chains // (rows * count), k.kept // 4)) if k.kept >= 8 else 1
+    lists = weights.lists
+    start, length = lists.span(code, g)
+    chains = max(1, min(code.machine.linear.chains // (rows * count), lists.kept // 4)) if lists.kept >= 8 else 1
     zero = broadcast(const(0.0, "float32"), lanes)
     acc: list[list[list[Register]]] = []
     for _ in range(rows):
         acc.append([[code.register("float32", lanes, init[m] if c == 0 else zero) for c in range(chains)] for m in range(count)])
 
     def product(p, chain):
-        i = code.let(code.i(code.load(k.index, g * code.i(k.kept) + p))) if k.index is not None else p
-        base = code.let((g * code.i(k.kept) + p) * code.i(k.v) + code.i(first))
-        wv = [code.let(code.load(k.w, base + code.i(m * lanes), lanes)) for m in range(count)]
+        i = code.let(lists.input(code, start, p))
+        base = code.let((start + p) * code.i(weights.v) + code.i(first))
+        wv = [code.let(code.load(weights.w, base + code.i(m * lanes), lanes)) for m in range(count)]
         for r in range(rows):
             xv = code.let(code.load(x, x_at(r, i), lanes, 0))
             for m in range(count):
                 a = acc[r][m][chain]
                 a.set(a.value + wv[m] * xv)
-    whole, rest = divmod(k.kept, chains)
+    whole = length // chains if isinstance(length, int) else code.let(length // code.i(chains))
     with code.loop(whole) as p:
         for chain in range(chains):
             product(p * code.i(chains) + code.i(chain), chain)
-    for chain in range(rest):
-        product(code.i(whole * chains + chain), chain)
+    if isinstance(length, int):
+        for chain in range(length % chains):
+            product(code.i(whole * chains + chain), chain)
+    else:
+        done = code.let(whole * code.i(chains))
+        with code.loop(length - done) as p:
+            product(done + p, 0)
     return [[code.let(_tree([c.value for c in vector])) for vector in row] for row in acc]
 
 
@@ -70,10 +76,11 @@ def build_linear(k: Linear, machine: Machine):
     f = "float32"
     x, w, bias = code.operand(f), code.operand(f), code.operand(f)
     index = code.operand(k.index) if k.index else None
+    lists = Lists(index, code.operand("int32") if k.starts else None, k.kept)
     order = code.operand("int32") if k.order else None
     extras = [code.operand(t.dtype) for t in k.extras]
     out = code.operand(k.output.dtype)
-    weights = Weights(w, index, k.v, k.kept)
+    weights = Weights(w, lists, k.v)
     schedule, lanes = machine.linear, lanes_of(k.v, machine.lanes)
     count = next(c for c in (4, 2, 1) if k.v // lanes % c == 0 and c <= schedule.vectors)
     tall = max(1, min(k.rows, machine.accumulators // count, schedule.rows))

@@ -8,6 +8,7 @@ from tvm import tirx
 
 from edgekit.exporters.kernels.body import evaluate, lanes_for
 from edgekit.exporters.kernels.linear import Weights, lanes_of, tile
+from edgekit.exporters.kernels.lists import Lists
 from edgekit.exporters.kernels.loops import Code, broadcast, const
 from edgekit.exporters.kernels.scalar import apply
 from edgekit.exporters.kernels.schedule import Machine
@@ -20,6 +21,7 @@ def build_recurrent(k: Recurrent, machine: Machine):
     code = Code(machine)
     xp, w, bias = code.operand(F), code.operand(F), code.operand(F)
     index = code.operand(k.index) if k.index else None
+    lists = Lists(index, code.operand("int32") if k.starts else None, k.kept)
     order = code.operand("int32") if k.order else None
     peephole = code.operand(F) if k.peephole else None
     lens = code.operand("int32") if k.lens else None
@@ -27,7 +29,7 @@ def build_recurrent(k: Recurrent, machine: Machine):
     c = code.operand(F) if k.cell == "LSTM" else None
     y, scratch = code.operand(F), code.operand(F)
     gates, hidden = k.gates, k.hidden
-    weights = Weights(w, index, k.v, k.kept)
+    weights = Weights(w, lists, k.v)
     lanes = lanes_of(k.v, machine.lanes)
     count = next(n for n in (4, 2, 1) if k.v // lanes % n == 0 and n <= machine.recurrent.vectors)
     width = lanes_for(code, hidden)

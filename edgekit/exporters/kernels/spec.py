@@ -95,12 +95,14 @@ class Norm:
 class Conv:
     """Channel-major group-sparse product (design: Y = act(B + sum_p W[g,p,v] X[I[g,p]])): convolutions of any rank.
 
-    args: x, w, bias, [index], [order], extras..., output.
+    args: x, w, bias, [index], [starts], [order], extras..., output.
     x: an image that needs no bounds checks: padded and, for strides, split into phases. Element strides: `channel`,
     and for each spatial axis a `phase` and a `step` stride: tap k of an axis (dilation d, stride s) reads phase (k d) % s
     at step (k d) // s. The step stride of the last axis is 1. Up to 64 bytes past the last element may be read.
     w: (groups, kept, v) float32; bias: (groups*v,) in the order of the groups.
     index: (groups, kept) input numbers, input = channel * taps + tap, or absent when every group reads all inputs.
+    starts: (groups+1,) int32, of lists of unequal length: group g reads index[starts[g]:starts[g+1]], w is then (the sum
+    of the lengths, v), and no list is longer than kept. Absent when every group reads `kept` inputs.
     first: with `fan_in` < all channels (grouped convolution, dense), group g reads channels from (g*v // fan_out) * fan_in.
     order: (groups*v,) int32 output channel of each row, absent when row r is channel r; a row of padding repeats another
     row of its group, so that it needs no guard.
@@ -125,15 +127,16 @@ class Conv:
     extras: tuple[Tensor, ...]
     post: Body
     output: Tensor
+    starts: bool = False
 
 
 @dataclass(frozen=True)
 class Linear:
     """Position-major group-sparse product: linear layers, projections, batch 1.
 
-    args: x, w, bias, [index], [order], extras..., output.
+    args: x, w, bias, [index], [starts], [order], extras..., output.
     x: (rows, inputs), element stride `row` between rows and 1 between inputs. w: (groups, kept, v), bias (groups*v,).
-    index, order as in Conv, of inputs and outputs. post, extras, output: strides over (row, column).
+    index, starts, order as in Conv, of inputs and outputs. post, extras, output: strides over (row, column).
     """
 
     rows: int
@@ -148,6 +151,7 @@ class Linear:
     extras: tuple[Tensor, ...]
     post: Body
     output: Tensor
+    starts: bool = False
 
 
 @dataclass(frozen=True)
@@ -205,9 +209,9 @@ class Scatter:
 class Recurrent:
     """The steps of an LSTM, GRU or RNN of one direction.
 
-    args: xp, w, bias, [index], [order], [peephole], [lens], h, [c], y, scratch.
+    args: xp, w, bias, [index], [starts], [order], [peephole], [lens], h, [c], y, scratch.
     xp: input projections of all steps with their biases, (hidden*gates) contiguous. w: (groups, kept, v) recurrent
-    weights with rows gate*hidden + unit; bias (groups*v,): what is added to the recurrent product alone.
+    weights with rows gate*hidden + unit, index, starts and order as in Linear; bias (groups*v,): what is added to the recurrent product alone.
     peephole: (3, hidden) i o f. lens: (batch,) int32 steps of each sequence. h, c: (batch, hidden), the initial state on
     entry and the last on return. y: output of every step, (hidden) contiguous. scratch: `scratch_floats` floats.
     activations: bodies of one input, in ONNX's order (f g h; f g; f).
@@ -231,6 +235,7 @@ class Recurrent:
     lens: bool
     xp: tuple[int, int]        # strides over (step, batch)
     y: tuple[int, int]         # strides over (step, batch)
+    starts: bool = False
 
     @property
     def gates(self) -> int:

@@ -116,9 +116,9 @@ def convolve(b: Builder, x: Value, w: np.ndarray, bias, groups: int, stride, dil
     def emit(post, extras, target, ops):
         kernel_spec = spec.Conv(outputs, p.groups, p.v, p.kept, x.shape[1] // groups, fan_out, tuple(kernel), tuple(stride), tuple(dilation),
                                 view.strides[1], tuple(phase), tuple(step), spatial, p.index_dtype, p.order is not None, tensors(extras),
-                                post, Tensor(target.dtype, target.strides))
+                                post, Tensor(target.dtype, target.strides), p.starts is not None)
         positions = prod(spatial)
-        b.step(kernel_spec, [view, *p.operands, *extras, target], node=node, ops=ops, macs=outputs * p.kept * positions,
+        b.step(kernel_spec, [view, *p.operands, *extras, target], node=node, ops=ops, macs=p.weights * positions,
                dense_macs=outputs * (x.shape[1] // groups) * taps * positions, sparsity=p.sparsity, group=p.group)
     return rooted(shape, emit, reshape, op)
 

@@ -109,8 +109,9 @@ def _left_constant(b: Builder, node: Node, a: np.ndarray, x: Value, shape) -> Va
 
     def emit(post, extras, out, ops):
         kernel = spec.Conv(outputs, p.groups, p.v, p.kept, inputs, outputs, ones, ones, ones, batch.strides[1], (0,) * len(spatial), step,
-                           spatial, p.index_dtype, p.order is not None, tensors(extras), post, Tensor(out.dtype, out.strides))
-        b.step(kernel, [batch, *p.operands, *extras, out], node=node, ops=ops, macs=outputs * p.kept * many * n,
+                           spatial, p.index_dtype, p.order is not None, tensors(extras), post, Tensor(out.dtype, out.strides),
+                           p.starts is not None)
+        b.step(kernel, [batch, *p.operands, *extras, out], node=node, ops=ops, macs=p.weights * many * n,
                dense_macs=outputs * inputs * many * n, sparsity=p.sparsity, group=p.group)
     return rooted(shape, emit, reshape, "MatMul")
 

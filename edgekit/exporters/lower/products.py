@@ -61,7 +61,7 @@ def linear(b: Builder, x: Value, p: Packed, outputs: int, shape, op: str, dense_
 
     def emit(post, extras, out, ops):
         kernel = spec.Linear(rows, inputs, outputs, p.groups, p.v, p.kept, flat.strides[0], p.index_dtype, p.order is not None,
-                             tensors(extras), post, Tensor(out.dtype, out.strides))
-        b.step(kernel, [flat, *p.operands, *extras, out], node=node, ops=ops, macs=rows * outputs * p.kept,
+                             tensors(extras), post, Tensor(out.dtype, out.strides), p.starts is not None)
+        b.step(kernel, [flat, *p.operands, *extras, out], node=node, ops=ops, macs=rows * p.weights,
                dense_macs=rows * outputs * dense_inputs, sparsity=p.sparsity, group=p.group)
     return rooted(shape, emit, lambda v: v.reshape((rows, outputs)), op)

@@ -102,12 +102,12 @@ def recurrent(b: Builder, node: Node) -> None:
         kernel = spec.Recurrent(
             cell, steps, batch, hidden, direction == "reverse" or d == 1, acts[d], float(node.attrs.get("clip", 0.0)), reset_after,
             bool(node.attrs.get("input_forget", 0)), q.groups, q.v, q.kept, q.index_dtype, q.order is not None, peephole is not None,
-            lens is not None, (xp.strides[0], xp.strides[1]), (yd.strides[0], yd.strides[2]))
+            lens is not None, (xp.strides[0], xp.strides[1]), (yd.strides[0], yd.strides[2]), q.starts is not None)
         own = [s.slice(0, d, 1) for s in states]
         scratch = b.fresh(F, (kernel.scratch_floats,))
         extra = ([b.constant(np.ascontiguousarray(peephole[d], np.float32))] if peephole is not None else []) + ([lens] if lens is not None else [])
-        macs = steps * batch * gates * hidden
-        b.step(kernel, [xp, *q.operands, *extra, *own, yd, scratch], macs=macs * q.kept, dense_macs=macs * hidden, sparsity=q.sparsity,
+        macs = steps * batch
+        b.step(kernel, [xp, *q.operands, *extra, *own, yd, scratch], macs=macs * q.weights, dense_macs=macs * gates * hidden * hidden, sparsity=q.sparsity,
                group=q.group)
     b.set(node.output(0), of_view(y))
     for k, state in enumerate(states):

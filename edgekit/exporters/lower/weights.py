@@ -5,29 +5,34 @@ import numpy as np
 
 from edgekit.exporters.lower.builder import Builder
 from edgekit.exporters.lower.views import View
-from edgekit.exporters.sparsify.groups import Groups, dense_groups, find_groups, pack
+from edgekit.exporters.sparsify.groups import CHANNEL_MAJOR, POSITION_MAJOR, Form, Groups, dense_groups, find_groups, pack
 
-CHANNEL_MAJOR = (8, 7, 6, 5, 4)      # rows of a tile when positions are the lanes
-POSITION_MAJOR = (32, 16, 8, 4)      # outputs of a tile when outputs are the lanes
+__all__ = ["CHANNEL_MAJOR", "POSITION_MAJOR", "Packed", "best", "packed", "packed_dense"]
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Operands of a group-sparse product, and its sizes. order is None where packed row r is output r."""
+    """Operands of a group-sparse product, and its sizes.
+
+    order is None where packed row r is output r, starts where all groups read `kept` inputs; else kept is the most that a
+    group could read. weights: multiply-adds of one position.
+    """
 
     w: View
     bias: View
     index: View | None
+    starts: View | None
     order: View | None
     groups: int
     v: int
     kept: int
+    weights: int
     sparsity: float
     group: int | None
 
     @property
     def operands(self) -> list[View]:
-        return [a for a in (self.w, self.bias, self.index, self.order) if a is not None]
+        return [a for a in (self.w, self.bias, self.index, self.starts, self.order) if a is not None]
 
     @property
     def index_dtype(self) -> str | None:
@@ -39,34 +44,36 @@ def best(sizes: tuple[int, ...], outputs: int) -> int:
     return min(sizes, key=lambda v: (-(-outputs // v) * v, -v))
 
 
-def packed(b: Builder, w: np.ndarray, bias: np.ndarray | None, sizes: tuple[int, ...]) -> Packed:
-    """w (outputs, inputs) and bias (outputs,) packed; sizes: of dense groups, the best is taken."""
-    outputs, inputs = w.shape
-    groups = find_groups(w)
+def packed(b: Builder, w: np.ndarray, bias: np.ndarray | None, form: Form) -> Packed:
+    """w (outputs, inputs) and bias (outputs,) packed: the groups that zeros form, or the best dense ones of the form."""
+    groups = find_groups(w, form)
     if groups is not None:
-        index = b.constant(groups.index.astype(np.uint16 if inputs <= 65535 else np.int32))
-        return _pack(b, w, bias, groups, index)
-    small = outputs < min(sizes) and sizes is CHANNEL_MAJOR
-    return packed_dense(b, w, bias, outputs if small else best(sizes, outputs))
+        return _pack(b, w, bias, groups, sparse=True)
+    outputs = w.shape[0]
+    small = outputs < min(form.dense) and form is CHANNEL_MAJOR
+    return packed_dense(b, w, bias, outputs if small else best(form.dense, outputs))
 
 
 def packed_dense(b: Builder, w: np.ndarray, bias: np.ndarray | None, v: int) -> Packed:
     """Dense groups of v rows."""
-    return _pack(b, w, bias, dense_groups(w.shape[0], w.shape[1], v), None)
+    return _pack(b, w, bias, dense_groups(w.shape[0], w.shape[1], v), sparse=False)
 
 
-def _pack(b: Builder, w: np.ndarray, bias: np.ndarray | None, groups: Groups, index: View | None) -> Packed:
+def _pack(b: Builder, w: np.ndarray, bias: np.ndarray | None, groups: Groups, *, sparse: bool) -> Packed:
     """A row of padding repeats the first row of its group, which then needs no guard when outputs are stored."""
     outputs, inputs = w.shape
     weights, rows = pack(w, groups), groups.order.reshape(groups.count, groups.v).copy()
-    for g, row in enumerate(rows):
-        padding = row < 0
+    for g in np.flatnonzero((rows < 0).any(1)):
+        padding = rows[g] < 0
         first = int(np.argmin(padding))
-        weights[g][:, padding] = weights[g][:, [first]]
-        row[padding] = row[first]
+        mine = weights[groups.starts[g]:groups.starts[g + 1]]
+        mine[:, padding] = mine[:, [first]]
+        rows[g, padding] = rows[g, first]
     order = rows.reshape(-1)
     identity = np.array_equal(order, np.arange(outputs))
     bias = np.zeros(outputs, np.float32) if bias is None else bias
+    index = b.constant(groups.index.astype(np.uint16 if inputs <= 65535 else np.int32)) if sparse else None
     return Packed(b.constant(np.ascontiguousarray(weights, np.float32)), b.constant(bias[order].astype(np.float32)), index,
-                  None if identity else b.constant(order.astype(np.int32)), groups.count, groups.v, groups.kept,
-                  1 - groups.kept / inputs if index is not None else 0.0, groups.v if index is not None else None)
+                  None if groups.equal else b.constant(groups.starts), None if identity else b.constant(order.astype(np.int32)),
+                  groups.count, groups.v, groups.kept if groups.equal else inputs, groups.weights,
+                  1 - groups.weights / w.size if sparse else 0.0, groups.v if sparse else None)

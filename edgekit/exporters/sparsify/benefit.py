@@ -1,10 +1,12 @@
-"""What groups would bring to each layer of a model, before anyone trains: by its multiply-adds and bytes."""
+"""What groups would bring to each layer of a model, before anyone trains, and what zeros bring that it has: by its
+multiply-adds and bytes."""
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgekit.exporters.sparsify.graph import Weight, weights
+from edgekit.exporters.sparsify.graph import Weight, require_onnx, weights
 from edgekit.exporters.sparsify.rules import Choice, Group, decide
+from edgekit.exporters.sparsify.zeros import Zeros, zeros
 
 if TYPE_CHECKING:
     import onnx
@@ -27,6 +29,7 @@ class LayerBenefit:
     """A layer dense and at each of LEVELS. name, op, shape: see `rules.Layer`. macs, bytes: dense.
 
     group: V, or None if the layer stays dense at every level; then `reason` says why and `levels` is empty.
+    zeros: those that the weights have as they are, None where there are no constant weights.
     """
 
     name: str
@@ -37,21 +40,30 @@ class LayerBenefit:
     group: int | None
     levels: tuple[Cost, ...]
     reason: str
+    zeros: Zeros | None
 
 
 def benefit(model: "onnx.ModelProto", group: Group = "auto") -> tuple[LayerBenefit, ...]:
     """The layers of a clean graph in its order. Counts, not times: memory, caches and call overhead are left out."""
-    return tuple(_layer(weight, group) for weight in weights([model]))
+    to_array = require_onnx().numpy_helper.to_array
+    tensors = {t.name: t for t in model.graph.initializer}
+
+    def there(weight: Weight) -> Zeros | None:
+        if not weight.places:
+            return None
+        _, name, layout = weight.places[0]
+        return zeros(to_array(tensors[name]), layout, weight.facts)
+    return tuple(_layer(weight, group, there(weight)) for weight in weights([model]))
 
 
-def _layer(weight: Weight, group: Group) -> LayerBenefit:
+def _layer(weight: Weight, group: Group, there: Zeros | None) -> LayerBenefit:
     dense = Cost(0, weight.facts.macs, 4 * math.prod(weight.shape) if weight.places else 0)
     choices = {s: decide(weight.facts, s, group) for s in LEVELS}
     groups = [c.v for c in choices.values() if not c.reason]
     reason = "" if groups else choices[LEVELS[-1]].reason
     levels = tuple(_cost(weight, dense, s, c) for s, c in choices.items()) if groups else ()
     return LayerBenefit(weight.name, weight.op, weight.shape, dense.macs, dense.bytes,
-                        groups[0] if groups else None, levels, reason)
+                        groups[0] if groups else None, levels, reason, there)
 
 
 def _cost(weight: Weight, dense: Cost, sparsity: float, choice: Choice) -> Cost:

@@ -1,7 +1,7 @@
 """From scores to the weights that stay: the best P inputs of each group of V outputs."""
 import numpy as np
 
-from edgekit.exporters.sparsify.groups import Groups
+from edgekit.exporters.sparsify.groups import Groups, equal_groups
 from edgekit.exporters.sparsify.permute import cluster, neighbours, top
 
 
@@ -15,13 +15,13 @@ def choose(score: np.ndarray, v: int, kept: int, permute: bool = True) -> Groups
     rows = cluster(score, v, kept) if permute else neighbours(len(score), v)
     padded = np.concatenate([score, np.zeros((1, score.shape[1]), score.dtype)])
     index = top(padded[rows].sum(1), kept)
-    return Groups(v, rows.ravel().astype(np.int32), index.astype(np.int32))
+    return equal_groups(v, rows.ravel(), index)
 
 
 def mask(groups: Groups, outputs: int, inputs: int) -> np.ndarray:
     """Boolean (outputs, inputs): what the groups keep."""
     keep = np.zeros((outputs + 1, inputs), bool)  # the last row takes what padding keeps
-    keep[groups.order.reshape(groups.count, 1, groups.v), groups.index[:, :, None]] = True
+    keep[groups.rows, groups.index[:, None]] = True
     return keep[:outputs]
 
 

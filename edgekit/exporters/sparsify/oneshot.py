@@ -7,10 +7,10 @@ import numpy as np
 
 from edgekit.errors import InputError
 from edgekit.exporters.sparsify.graph import Weight, matrices, require_onnx, restore, weights
-from edgekit.exporters.sparsify.groups import find_groups
 from edgekit.exporters.sparsify.mask import choose, mask
 from edgekit.exporters.sparsify.rules import LEFT, Choice, Group, Layer, checked, decide
 from edgekit.exporters.sparsify.scores import l2
+from edgekit.exporters.sparsify.zeros import zeros
 
 if TYPE_CHECKING:
     import onnx
@@ -30,7 +30,7 @@ def prune_onnx(models: "Sequence[onnx.ModelProto]", *, sparsity: float, group: G
     models: clean graphs (see `exporters/load`), variants of one model; they are not changed. sparsity: share of the
     inputs that each group drops, 0 <= sparsity < 1. group: outputs that share their inputs, 1 to 64, or "auto".
     Only values of initializers change. Weights that occur several times, in one or in several of the models, are pruned
-    once and alike. Zeros that are there already stay, and count where they form groups. InputError for bad arguments.
+    once and alike. Zeros that are there already stay, and count where kernels use them. InputError for bad arguments.
     """
     sparsity, group = checked(sparsity, group)
     onnx = require_onnx()
@@ -47,9 +47,9 @@ def prune_onnx(models: "Sequence[onnx.ModelProto]", *, sparsity: float, group: G
             layers.append(_layer(weight, 0.0, None, choice.reason))
             continue
         stack = matrices(arrays[0], weight.places[0][2])
-        there = _already(stack)
-        if there and (choice.reason or there.kept <= choice.kept):
-            layers.append(_layer(weight, 1 - there.kept / stack.shape[2], there.v, ""))
+        there = zeros(arrays[0], weight.places[0][2], weight.facts)
+        if there.group and (choice.reason or there.kept * stack.shape[2] <= choice.kept):
+            layers.append(_layer(weight, 1 - there.kept, there.group, ""))
         elif choice.reason:
             layers.append(_layer(weight, 0.0, None, choice.reason))
         else:
@@ -66,14 +66,6 @@ def _prune(name: str, stack: np.ndarray, choice: Choice) -> np.ndarray:
         raise InputError("the weights are not finite", where=name, fix="train or export the model again")
     keep = [mask(choose(l2(w.astype(np.float32)), choice.v, choice.kept), *w.shape) for w in stack]
     return np.where(keep, stack, np.zeros((), stack.dtype))
-
-
-def _already(stack: np.ndarray) -> Choice | None:
-    """Groups that the zeros of all matrices of a stack form."""
-    found = [g for g in map(find_groups, stack) if g]
-    if len(found) < len(stack) or not found:
-        return None
-    return Choice(min(g.v for g in found), max(g.kept for g in found))
 
 
 def _layer(weight: Weight, sparsity: float, group: int | None, reason: str) -> Layer:
