@@ -146,6 +146,19 @@ def test_check(run):
     assert told["ok"] and {lvl["sparsity"] for lvl in told["total"]["levels"]} == {0.3, 0.5, 0.7, 0.9}
 
 
+def test_check_says_which_zeros_are_used(run, tmp_path):
+    adjacency = np.where(abs(np.subtract.outer(range(60), range(60))) < 3, n(60, 60), 0).astype(np.float32)
+    nodes = [helper.make_node("MatMul", ["a", "x"], ["h"], name="graph"), helper.make_node("MatMul", ["h", "w"], ["y"], name="dense")]
+    onnx.save(model(nodes, {"x": n(60, 32)}, ["y"], {"a": adjacency, "w": n(32, 8)}), tmp_path / "gcn.onnx")
+    graph, dense = one_object(run("check", str(tmp_path / "gcn.onnx"), "--json", "-")[1])["layers"]
+    assert dense["zeros"] == {"share": 0.0, "group": None, "groups": 0, "macs": dense["macs"]}
+    zeros, nonzero = graph["zeros"], np.count_nonzero(adjacency)
+    assert zeros["share"] == round(1 - nonzero / 3600, 4) and zeros["group"] * zeros["groups"] >= 60
+    assert 32 * nonzero <= zeros["macs"] <= 1.5 * 32 * nonzero
+    code, out, _ = run("check", str(tmp_path / "gcn.onnx"))
+    assert code == 0 and "zeros that the model has already" in out and f"{zeros['share']:.1%}" in out
+
+
 def test_check_names_what_does_not_compile(run, tmp_path):
     m = model([helper.make_node("NonMaxSuppression", ["b", "s"], ["y"], name="nms")],
               {"b": n(1, 4, 4), "s": n(1, 1, 4)}, ["y"])

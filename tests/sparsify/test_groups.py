@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.exporters.sparsify.groups import CHANNEL_MAJOR, POSITION_MAJOR, WORTH, dense_groups, equal_groups, find_groups, pack, unpack
+from edgekit.exporters.sparsify.groups import (
+    CHANNEL_MAJOR,
+    POSITION_MAJOR,
+    WORTH,
+    dense_groups,
+    equal_groups,
+    find_groups,
+    pack,
+    unpack,
+)
 
 
 def patterned(outputs, inputs, v, kept, seed=0, permute=True, holes=0.0, dead=0):

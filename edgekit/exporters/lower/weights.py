@@ -5,7 +5,15 @@ import numpy as np
 
 from edgekit.exporters.lower.builder import Builder
 from edgekit.exporters.lower.views import View
-from edgekit.exporters.sparsify.groups import CHANNEL_MAJOR, POSITION_MAJOR, Form, Groups, dense_groups, find_groups, pack
+from edgekit.exporters.sparsify.groups import (
+    CHANNEL_MAJOR,
+    POSITION_MAJOR,
+    Form,
+    Groups,
+    dense_groups,
+    find_groups,
+    pack,
+)
 
 __all__ = ["CHANNEL_MAJOR", "POSITION_MAJOR", "Packed", "best", "packed", "packed_dense"]
 
