@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TextIO
@@ -22,17 +22,19 @@ from typing import Any, NamedTuple, NoReturn, TextIO
 from edgekit import tables
 from edgekit.budget import exit_code
 from edgekit.errors import EdgekitError, InputError, MissingToolError
+from edgekit.files import write_text
 from edgekit.progress import Progress
+from edgekit.text import printable
 
 BUG, INTERRUPTED, NO_READER = 70, 130, 141
 _LATER = {"fit": "finds the sparsity that meets a budget", "tune": "finds the tiles of a target"}
 
 
 class Answer(NamedTuple):
-    """What a verb found: for `--json`, for people, and for the shell."""
+    """What a verb found: for `--json`, for people (text of the result with printable names), and for the shell."""
 
     result: dict
-    text: str
+    show: Callable[[dict], str]
     code: int = 0
 
 
@@ -80,7 +82,7 @@ def _answered(args: argparse.Namespace) -> int:
     if args.json:
         _write_json(args.json, stdout, answer.result)
     if args.json != "-":
-        print(_shown(answer.text), file=stdout)
+        print(answer.show(printable(answer.result)), file=stdout)
     stdout.flush()
     return answer.code
 
@@ -107,7 +109,7 @@ def _interrupts(progress: Progress) -> Iterator[None]:
 
 
 def _failed(args: argparse.Namespace, error: EdgekitError, kind: str, code: int) -> int:
-    _say(f"edgekit: error: {error}")
+    _say(f"edgekit: error: {EdgekitError(printable(error.what), where=printable(error.where), fix=printable(error.fix))}")
     if args.json == "-":
         told = {"kind": kind, "what": error.what, "where": error.where, "fix": error.fix, "exit_code": code}
         _say(json.dumps({"error": told}), sys.stdout)
@@ -116,12 +118,7 @@ def _failed(args: argparse.Namespace, error: EdgekitError, kind: str, code: int)
 
 def _say(line: str, stream: TextIO | None = None) -> None:
     with suppress(OSError, ValueError):
-        print(_shown(line), file=stream or sys.stderr, flush=True)
-
-
-def _shown(text: str) -> str:
-    """Names come from files of strangers: no control character of theirs reaches the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+        print(line, file=stream or sys.stderr, flush=True)
 
 
 @contextmanager
@@ -152,20 +149,7 @@ def _write_json(where: str, stdout: TextIO, result: dict) -> None:
     if where == "-":
         stdout.write(text)
     else:
-        _write(Path(where), text)
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot be written: {error.strerror}", where=str(path), fix="check the path and its permissions") from None
-    finally:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
+        write_text(Path(where), text)
 
 
 def _plain(value: Any) -> Any:
@@ -187,7 +171,7 @@ def _plain(value: Any) -> Any:
 def _demo(args: argparse.Namespace, progress: Progress) -> Answer:
     from edgekit.demo import main as demo
     result = demo(Path(args.output), progress=progress)
-    return Answer(result, result["text"])
+    return Answer(result, lambda _: result["text"])
 
 
 def _export(args: argparse.Namespace, progress: Progress) -> Answer:
@@ -196,19 +180,19 @@ def _export(args: argparse.Namespace, progress: Progress) -> Answer:
                     calibration=args.calibration, input_shapes=_shapes(args.input_shape), states=_states(args.state),
                     output=args.output, name=args.name, dtype=args.dtype, source=not args.no_source,
                     trust_model=args.trust_model, overwrite=args.overwrite, progress=progress)
-    return Answer(bundle.summary, tables.export(bundle.summary))
+    return Answer(bundle.summary, tables.export)
 
 
 def _bench(args: argparse.Namespace, progress: Progress) -> Answer:
     from edgekit.bench import bench
     result = bench(Path(args.bundle), args.target, entry=args.entry, runs=args.runs, warmup=args.warmup, period=args.period,
                    deadline=args.deadline, budget=args.budget, allow_predicted=args.allow_predicted, threads=args.threads,
-                   layers=args.layers, progress=progress)
+                   layers=args.layers, trace=args.trace, progress=progress)
     if args.report:
         from edgekit import report
         from edgekit.runtimes.abi.bundle import read
-        _write(Path(args.report), report.render({"manifest": read(Path(args.bundle)).manifest, "bench": [result]}))
-    return Answer(result, tables.bench(result), exit_code(result["budget"]))
+        write_text(Path(args.report), report.render({"manifest": read(Path(args.bundle)).manifest, "bench": [result]}))
+    return Answer(result, tables.bench, exit_code(result["budget"]))
 
 
 def _verify(args: argparse.Namespace, progress: Progress) -> Answer:
@@ -226,14 +210,14 @@ def _verify(args: argparse.Namespace, progress: Progress) -> Answer:
                     raise
                 skipped[target] = error.what + (f" ({error.fix})" if error.fix else "")
         result = verification(found, skipped, bundles.TOLERANCE, bundle.manifest.get("pruning"))
-    return Answer(result, tables.verify(result), 3 if not found else 0 if result["ok"] else 1)
+    return Answer(result, tables.verify, 3 if not found else 0 if result["ok"] else 1)
 
 
 def _check(args: argparse.Namespace, progress: Progress) -> Answer:
     from edgekit.checking import check
     result = check(_model(args.model), args.target, progress=progress, input_shapes=_shapes(args.input_shape),
                    states=_states(args.state), trust_model=args.trust_model)
-    return Answer(result, tables.check(result), 0 if result["ok"] else 2)
+    return Answer(result, tables.check, 0 if result["ok"] else 2)
 
 
 def _inspect(args: argparse.Namespace, progress: Progress) -> Answer:
@@ -244,20 +228,20 @@ def _inspect(args: argparse.Namespace, progress: Progress) -> Answer:
     else:
         result = inspect_model(_model(args.model), progress, input_shapes=_shapes(args.input_shape),
                                states=_states(args.state), trust_model=args.trust_model)
-    return Answer(result, tables.inspect(result))
+    return Answer(result, tables.inspect)
 
 
 def _pack(args: argparse.Namespace, progress: Progress) -> Answer:
     from edgekit.pack import pack
     progress(f"packing {args.bundle} as {args.form}")
     result = pack(args.bundle, args.form, args.output, args.overwrite)
-    return Answer(result, tables.pack(result))
+    return Answer(result, tables.pack)
 
 
 def _targets(args: argparse.Namespace, progress: Progress) -> Answer:
     from edgekit.inspection import devices
     result = {"targets": devices()}
-    return Answer(result, tables.targets(result))
+    return Answer(result, tables.targets)
 
 
 def _later(args: argparse.Namespace, progress: Progress) -> NoReturn:
@@ -352,7 +336,8 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--budget", action="append", metavar='"p99<=10ms"', help="repeatable; rules are separated by ;")
     bench.add_argument("--allow-predicted", action="store_true", help="let p50 be judged by a prediction where one exists")
     bench.add_argument("--threads", type=int, default=1)
-    bench.add_argument("--layers", action="store_true", help="time every step too")
+    bench.add_argument("--layers", action="store_true", help="every layer too, with the time that is possible on this machine")
+    bench.add_argument("--trace", metavar="FILE.json", help="write the steps of some inferences for chrome://tracing or ui.perfetto.dev")
     bench.add_argument("--report", metavar="FILE.html", help="write the report")
 
     verify = verb("verify", _verify, "compare the bundle's vectors on its targets with `expected`")

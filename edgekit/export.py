@@ -130,6 +130,7 @@ def _manifest(plan, layers: Sequence, chosen, staging: Path, loaded, vectors, sp
     from importlib import metadata
 
     from edgekit import __version__
+    from edgekit.exporters.lower.traffic import traffic
     entries = []
     for e, variant in zip(plan.entries, loaded.variants, strict=True):
         read, left = ({v.name for v in side} for side in (variant.model.graph.input, variant.model.graph.output))
@@ -138,7 +139,8 @@ def _manifest(plan, layers: Sequence, chosen, staging: Path, loaded, vectors, sp
             "states": [{**_port(s), "input": s.name in read, "output": target if target in left else None}
                        for s, target in ((s, dict(loaded.states)[s.name]) for s in plan.states) if s.name in read or target in left],
             "layers": [{"name": s.name, "op": s.op, "macs": s.macs, "dense_macs": s.dense_macs, "sparsity": round(s.sparsity, 4),
-                        "group": s.group, "kernel": type(s.kernel).__name__} for s in e.steps]})
+                        "group": s.group, "kernel": type(s.kernel).__name__, "bytes": moved.activations, "weight_bytes": moved.weights,
+                        "rounds": moved.rounds} for s, moved in zip(e.steps, traffic(plan, e), strict=True)]})
     found = {}
     for t in chosen:
         files = [p for p in sorted((staging / t.name).rglob("*")) if p.is_file()]

@@ -4,6 +4,8 @@ import threading
 import time
 from typing import Self, TextIO
 
+from edgekit.text import printable
+
 _SILENCE = 5.0  # seconds
 
 
@@ -29,7 +31,7 @@ class Progress:
         if self._stream is None:
             return
         try:
-            print(f"[{time.monotonic() - self._begin:5.1f} s] {line}", file=self._stream, flush=True)
+            print(f"[{time.monotonic() - self._begin:5.1f} s] {printable(line)}", file=self._stream, flush=True)
         except (OSError, ValueError):
             self._stream = None  # nobody listens any more
 

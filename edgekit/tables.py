@@ -70,14 +70,44 @@ def bench(r: dict) -> str:
     parts.append("memory: " + ", ".join(f"{name} {size(m[key])}" for name, key in (
         ("arena", "arena_bytes"), ("weights", "weights_bytes"), ("code", "code_bytes"), ("peak of this process", "peak_rss_bytes"))))
     if r.get("layers"):
-        parts.append(table(["layer", "operators", "time", "share", "MACs", "sparsity"], [
-            [x["name"], x["op"], duration(x["ms"]), f"{x['share']:.1%}", count(x["macs"]), share(x["sparsity"])]
-            for x in r["layers"]]))
+        parts.append(_layers_of_bench(r))
     parts += [f"note: {note}" for note in r["notes"]]
     if r["budget"]:
         parts.append(table(["budget", "value", "verdict", ""], [
             [v["rule"], budget_value(v), _MARK[v["ok"]], v.get("note", "")] for v in r["budget"]]))
     return "\n\n".join(parts)
+
+
+def _layers_of_bench(r: dict) -> str:
+    """A row a layer; 120 columns at most."""
+    rows = [*r["layers"], {"name": "all", "op": "", "share": 1.0, "bound": "", "sparsity": 0.0, **r["layers_total"]}]
+    names = [[short(x["name"], 24), short(x["op"], 14)] for x in rows]
+    if not r["measured"]:
+        return table(["layer", "operators", "instructions", "share", "MACs", "a MAC", "sparsity"], [
+            [*name, f"{x['instructions']:,}", f"{x['share']:.1%}", count(x["macs"]), "-" if x["per_mac"] is None else f"{x['per_mac']:.3g}",
+             share(x["sparsity"])] for name, x in zip(names, rows)])
+    text = table(["layer", "operators", "time", "share", "MACs", "sparsity", "GFLOP/s", "moved", "possible", "reached", "bound"], [
+        [*name, duration(x["ms"]), f"{x['share']:.1%}", count(x["macs"]), share(x["sparsity"]), f"{x['gflops']:.1f}" if x["macs"] else "-", size(moved(x)),
+         duration(x["possible_ms"]), "-" if x["reached"] is None else f"{x['reached']:.0%}", x["bound"]] for name, x in zip(names, rows)])
+    return f"{text}\n{peaks(r['roofline'])}"
+
+
+def moved(layer: dict) -> int | None:
+    """Bytes that a layer reads and writes."""
+    return None if layer["bytes"] is None else layer["bytes"] + layer["weight_bytes"]
+
+
+def peaks(roofline: dict) -> str:
+    """The machine's measured limits in a sentence."""
+    if "missing" in roofline:
+        return f"what is possible is not known: {roofline['missing']}: {roofline['fix']}"
+    levels = ", ".join(f"{e['gbytes_per_s']:.0f} GB/s from {e['name']}" + (f" ({size(e['bytes'])})" if e["bytes"] else "") for e in roofline["levels"])
+    return f"possible, by this machine's peaks of this run: {roofline['gflops']:.0f} GFLOP/s; {levels}"
+
+
+def short(text: str, most: int) -> str:
+    """The end of a long text, which tells layers apart."""
+    return text if len(text) <= most else "..." + text[3 - most:]
 
 
 def budget_value(verdict: dict) -> str:

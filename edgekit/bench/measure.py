@@ -1,5 +1,6 @@
 """One benchmark: open a session, warm up, choose the period, run the open loop, judge the budget."""
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,13 +9,16 @@ from typing import Any
 import numpy as np
 
 from edgekit import vectors
-from edgekit.bench import machine, stats
+from edgekit.bench import layers, machine, peaks, stats
+from edgekit.bench import trace as traces
 from edgekit.bench.openloop import REAL, Clock, Responses, back_to_back, open_loop, undisturbed
 from edgekit.budget import Budget, Evidence, seconds
-from edgekit.errors import BundleError, InputError
+from edgekit.errors import BundleError, InputError, MissingToolError
+from edgekit.files import write_text
 
 _RUNS, _ENOUGH = 500, stats.runs_needed(stats.PERCENTILES["p99"])
 _SOON, _LONG = 30.0, 120.0     # seconds that the default number of runs may take: for _RUNS, for _ENOUGH
+_TRACED = 20                   # inferences in a file of trace events
 _HEADROOM = 1.5                # the default period, in 90th percentiles of a call
 _NO_MODEL = "no cycle model of this target yet: nothing is predicted"
 
@@ -29,25 +33,28 @@ class _Plan:
     warmup: int | None
     period: float | None
     deadline: float | None
-    layers: bool
+    layers: bool  # the times of steps are wanted
+    threads: int
 
 
 def bench(bundle: Any, target: str = "host", *, entry: str | None = None, runs: int | None = None,
           warmup: int | None = None, period: str | float | None = None, deadline: str | float | None = None,
           budget: str | Budget | Iterable[str | Budget] | None = None, allow_predicted: bool = False, threads: int = 1,
-          layers: bool = False, progress: Tell = lambda _: None, session: Any = None, clock: Clock = REAL) -> dict:
+          layers: bool = False, trace: str | Path | None = None, progress: Tell = lambda _: None, session: Any = None, clock: Clock = REAL) -> dict:
     """Response times of a bundle (a path or what was read from one) on a target, as in docs of `bench --json -`.
 
     Inputs are the bundle's own vectors in turn. Without `period`, inputs arrive every 1.5 times the 90th percentile of a
     call; without `deadline`, a result is due when the next input arrives. `latency_ms` counts from the arrival,
     `service_ms` is the inference alone. Without `runs`, enough for p99 unless that takes minutes (then a note says so).
     Where the target cannot be timed here, exact `instructions` take the place of latency and latency rules stay undecided.
+    layers: add a row a layer, with the time that the machine's measured peaks allow. trace: a file for the steps of some
+    inferences, to be opened in chrome://tracing or ui.perfetto.dev.
     allow_predicted: judge p50 by a prediction where there is one (there is none yet, and the verdict says so).
     Durations are "50ms" or seconds. session, clock: in place of the real ones. InputError for unusable arguments.
     """
     plan = _Plan(_count("runs", runs, 1), _count("warmup", warmup, 0),
                  None if period is None else seconds(period, what="period"),
-                 None if deadline is None else seconds(deadline, what="deadline"), layers)
+                 None if deadline is None else seconds(deadline, what="deadline"), layers or trace is not None, threads)
     _count("threads", threads, 1)
     rules = Budget.parse(budget)
     files = _files(bundle)
@@ -61,23 +68,29 @@ def bench(bundle: Any, target: str = "host", *, entry: str | None = None, runs: 
     with closing(session or _open(files, target, threads)) as opened, machine.one_core(threads == 1) as core:
         opened.reset()
         head: dict = {"model": manifest["name"], "target": target, "entry": chosen["name"], "measured": opened.measured}
+        steps = None
         if opened.measured:
-            body, known = _timed(opened, chosen, cases, plan, clock, progress)
+            body, known, steps = _timed(opened, chosen, cases, plan, clock, progress)
             body |= {"threads": threads, "core": core}
         else:
-            body, known = _counted(opened, chosen["name"], cases, plan, allow_predicted, progress)
-
-    # an emulator lives in a process of its own, so the memory of this one says nothing about the model
-    memory = {"arena_bytes": manifest["arena_bytes"], "weights_bytes": manifest["weights_bytes"],
-              "code_bytes": manifest["targets"].get(target, {}).get("code_bytes"),
-              "peak_rss_bytes": machine.peak_rss() if head["measured"] else None}
+            body, known = _counted(opened, chosen, cases, plan, allow_predicted, progress)
+        # an emulator lives in a process of its own, so the memory of this one says nothing about the model
+        memory = {**opened.memory(), "peak_rss_bytes": machine.peak_rss() if head["measured"] else None}
+        if steps is not None:
+            body |= _layers(chosen, steps, manifest, target, plan, progress)
+    if trace is not None:
+        if steps is None:
+            raise InputError("a trace shows times, and this target has none here", where=target, fix="trace the host or wasm")
+        events = traces.trace(steps[-_TRACED:].tolist(), chosen["layers"], manifest["name"], target, threads)
+        write_text(Path(trace), json.dumps(events) + "\n")
     known |= {name.removesuffix("_bytes"): Evidence.exactly(v) for name, v in memory.items() if v is not None}
     verdicts = [v.to_json() for v in rules.judge(known)]
     return head | body | {"memory": memory, "budget": verdicts, "machine": machine.describe()}
 
 
-def _timed(session: Any, entry: dict, cases: tuple, plan: _Plan, clock: Clock, progress: Tell) -> tuple[dict, dict]:
-    """The measured part of the result, and the evidence for the budget."""
+def _timed(session: Any, entry: dict, cases: tuple, plan: _Plan, clock: Clock,
+           progress: Tell) -> tuple[dict, dict, np.ndarray | None]:
+    """The measured part of the result, the evidence for the budget, and the seconds of every step if they are wanted."""
     notes: list[str] = []
 
     def serve(i: int) -> float:
@@ -99,7 +112,7 @@ def _timed(session: Any, entry: dict, cases: tuple, plan: _Plan, clock: Clock, p
         if late > max(0.1 * _p90(times.service), 50e-6):
             notes.append(f"this machine was busy: one input in ten waited {late * 1e3:.3g} ms or more for a free core, not for the "
                          "model; that counts, and goes away on a quiet machine")
-        steps = _layer_times(session, entry, cases[0], clock, progress) if plan.layers else None
+        steps = _step_seconds(session, entry, cases[0], clock, progress) if plan.layers else None
 
     misses = int(np.count_nonzero(times.response > deadline))
     upper = stats.rate_upper(misses, runs)
@@ -115,17 +128,22 @@ def _timed(session: Any, entry: dict, cases: tuple, plan: _Plan, clock: Clock, p
                                       f"{misses} misses in {runs} runs: at most {upper:.3%}, 95 % sure")
     else:
         known["miss_rate"] = Evidence(note="give a period or a deadline")
-    return body | ({"layers": steps} if steps is not None else {}), known
+    return body, known, steps
 
 
-def _counted(session: Any, entry: str, cases: tuple, plan: _Plan, allow_predicted: bool,
+def _counted(session: Any, entry: dict, cases: tuple, plan: _Plan, allow_predicted: bool,
              progress: Tell) -> tuple[dict, dict]:
     """The same for a target without a clock: exact instructions of one inference."""
     progress("counting instructions in the emulator")
-    instructions = session.instructions(cases[0], entry)
+    instructions = session.instructions(cases[0], entry["name"])
     unmeasured = "not measured: an emulator's time is no latency" + (f", and {_NO_MODEL}" if allow_predicted else "")
-    notes = [_NO_MODEL] + (["layers have no times where nothing is timed"] if plan.layers else [])
-    body = {"runs": 1, "instructions": instructions, "predicted_ms": None, "model_error": None, "notes": notes}
+    body = {"runs": 1, "instructions": instructions, "predicted_ms": None, "model_error": None, "notes": [_NO_MODEL]}
+    if plan.layers:
+        progress("counting the instructions of every layer")
+        counts = session.step_instructions(cases[0], entry["name"])
+        _same_steps(counts, entry)
+        found = layers.rows(entry["layers"], {"instructions": counts})
+        body |= {"layers": found, "layers_total": layers.per_product(found)}
     names = ("min", "mean", *stats.PERCENTILES, "max", "miss_rate")
     return body, {name: Evidence(note=unmeasured) for name in names}
 
@@ -157,18 +175,33 @@ def _default_runs(period: float, notes: list[str]) -> int:
     return runs
 
 
-def _layer_times(session: Any, entry: dict, case: dict, clock: Clock, progress: Tell) -> list[dict]:
-    """Median milliseconds of every step of the plan, back to back."""
+def _step_seconds(session: Any, entry: dict, case: dict, clock: Clock, progress: Tell) -> np.ndarray:
+    """Seconds (inferences, steps) of every step of the plan, back to back."""
     progress("timing the layers")
     rows: list[list[float]] = []
     start = clock.now()
-    while len(rows) < 5 or (len(rows) < 100 and clock.now() - start < 2.0):
+    while len(rows) < 5 or (len(rows) < 200 and clock.now() - start < 2.0):
         rows.append(session.steps(case, entry["name"]))
-    ms = np.median(np.array(rows), axis=0) * 1e3
-    if len(ms) != len(entry["layers"]):
-        raise BundleError(f"its code has {len(ms)} steps, its manifest {len(entry['layers'])}", where=entry["name"])
-    return [{**layer, "ms": float(t), "share": float(t / max(ms.sum(), 1e-12))}
-            for layer, t in zip(entry["layers"], ms)]
+    _same_steps(rows[0], entry)
+    return np.array(rows)
+
+
+def _same_steps(found: Sequence, entry: dict) -> None:
+    if len(found) != len(entry["layers"]):
+        raise BundleError(f"its code has {len(found)} steps, its manifest {len(entry['layers'])}", where=entry["name"])
+
+
+def _layers(entry: dict, seconds: np.ndarray, manifest: dict, target: str, plan: _Plan, progress: Tell) -> dict:
+    """Medians of the steps as rows of layers, against the machine's peaks."""
+    found = layers.rows(entry["layers"], {"ms": np.median(seconds, axis=0) * 1e3})
+    try:
+        progress("measuring the machine's peaks")
+        limits = peaks.measure(target, plan.threads)
+        roofline = limits.to_json()
+    except MissingToolError as error:
+        limits, roofline = None, {"missing": error.what, "fix": error.fix}
+    total = layers.against_roofline(found, limits, manifest["arena_bytes"] + manifest["weights_bytes"])
+    return {"layers": found, "layers_total": total, "roofline": roofline}
 
 
 def _p90(sample: np.ndarray) -> float:

@@ -124,19 +124,32 @@ def _layers(data: Data) -> str:
     if not shown:
         return ""
     chart = charts.bars([x["name"] for x in shown], {"multiply-adds, dense": [x["macs"] for x in shown],
-                        "sparsity": [x["sparsity"] for x in shown]}, {"multiply-adds, dense": count, "sparsity": lambda v: f"{v:.0%}"})
+                        "sparsity": [x["sparsity"] for x in shown]}, {"multiply-adds, dense": count, "sparsity": "{:.0%}".format})
     return "<h2>Layers</h2>" + _figure(chart, _left_out(layers, shown)) + _why_dense(data)
 
 
 def _timed_layers(timed: Data) -> str:
+    if not timed["measured"]:
+        return _counted_layers(timed)
     shown = _largest(timed["layers"], "ms")
-    columns = {"time": [x["ms"] for x in shown], "sparsity": [x["sparsity"] if x["macs"] else None for x in shown],
+    columns = {"time": [x["ms"] for x in shown], "possible / time": [x["reached"] for x in shown], "sparsity": [x["sparsity"] if x["macs"] else None for x in shown],
                "multiply-adds": [x["macs"] or None for x in shown]}
     chart = charts.bars([f"{x['name']}  {x['op']}" for x in shown], columns,
-                        {"time": duration, "sparsity": lambda v: f"{v:.0%}", "multiply-adds": count})
-    total = duration(sum(x["ms"] for x in timed["layers"]))
-    note = f"Median time of every step on {timed['target']}, back to back; {total} in all. " + _left_out(timed["layers"], shown)
+                        {"time": duration, "possible / time": "{:.0%}".format, "sparsity": "{:.0%}".format, "multiply-adds": count})
+    whole = timed["layers_total"]
+    note = (f"Median times on {timed['target']}, back to back; {duration(whole['ms'])} in all"
+            + ("" if whole["reached"] is None else f", of which {duration(whole['possible_ms'])} ({whole['reached']:.0%}) are what "
+               "arithmetic and memory need at least") + f". {tables.peaks(timed['roofline']).capitalize()}. " + _left_out(timed["layers"], shown))
     return "<h2>Layers</h2>" + _figure(chart, note)
+
+
+def _counted_layers(counted: Data) -> str:
+    shown = _largest(counted["layers"], "instructions")
+    columns = {"instructions": [x["instructions"] for x in shown], "a multiply-add": [x["per_mac"] for x in shown],
+               "sparsity": [x["sparsity"] if x["macs"] else None for x in shown]}
+    chart = charts.bars([f"{x['name']}  {x['op']}" for x in shown], columns,
+                        {"instructions": count, "a multiply-add": "{:.3g}".format, "sparsity": "{:.0%}".format})
+    return "<h2>Layers</h2>" + _figure(chart, f"Instructions on {counted['target']}. " + _left_out(counted["layers"], shown))
 
 
 def _largest(layers: Sequence[Data], key: str) -> list[Data]:

@@ -93,23 +93,21 @@ class GuestSession:
 
     def steps(self, inputs: Arrays, entry: str) -> list[float]:
         """See `Session`."""
-        e, clock = find(self._entries, entry), self._clock()
-        with self._turns:
-            views = self._give(inputs, e)[1:3]
-            self._check(self._machine.call(f"{self._name}_load", self._model, e.index, *views))
-            return every_step(lambda k: clock(f"{self._name}_steps", self._model, e.index, k, k + 1), self._name)
+        return self._each_step(self._clock(), inputs, entry)
 
     def instructions(self, inputs: Arrays, entry: str) -> int:
         """See `Session`."""
-        if not hasattr(self._machine, "count"):
-            raise unavailable("an instruction count", self.target, "count on arm64, or measure the time here")
-        e = find(self._entries, entry)
+        e, counter = find(self._entries, entry), self._counter()
         with self._turns:
-            status, count = self._machine.count(e.symbol, *self._give(inputs, e))
+            status, count = counter(e.symbol, *self._give(inputs, e))
             self._check(status)
             return count
 
-    def memory(self) -> dict[str, int]:
+    def step_instructions(self, inputs: Arrays, entry: str) -> list[int]:
+        """See `Session`."""
+        return self._each_step(self._counter(), inputs, entry)
+
+    def memory(self) -> dict[str, int | None]:
         """See `Session`."""
         return memory(self._manifest, self.target)
 
@@ -117,6 +115,18 @@ class GuestSession:
         """See `Session`."""
         with self._turns.last():
             self._machine.close()
+
+    def _each_step(self, measure: Callable[..., tuple[int, Any]], inputs: Arrays, entry: str) -> list:
+        e = find(self._entries, entry)
+        with self._turns:
+            views = self._give(inputs, e)[1:3]
+            self._check(self._machine.call(f"{self._name}_load", self._model, e.index, *views))
+            return every_step(lambda k: measure(f"{self._name}_steps", self._model, e.index, k, k + 1), self._name)
+
+    def _counter(self) -> Callable[..., tuple[int, int]]:
+        if not hasattr(self._machine, "count"):
+            raise unavailable("an instruction count", self.target, "count on arm64, or measure the time here")
+        return self._machine.count
 
     def _clock(self) -> Callable[..., tuple[int, float]]:
         if not self.measured:

@@ -149,7 +149,11 @@ class HostSession:
         """See `Session`."""
         raise unavailable("an instruction count", self.target, "count on arm64, or measure the time here")
 
-    def memory(self) -> dict[str, int]:
+    def step_instructions(self, inputs: Arrays, entry: str) -> list[int]:
+        """See `Session`."""
+        raise unavailable("an instruction count", self.target, "count on arm64, or measure the time here")
+
+    def memory(self) -> dict[str, int | None]:
         """See `Session`."""
         return memory(self._manifest, self.target)
 

@@ -80,10 +80,14 @@ class OnnxSession:
         """See `Session`."""
         raise unavailable("an instruction count", self.target, "count on arm64, or measure the time here")
 
-    def memory(self) -> dict[str, int]:
+    def step_instructions(self, inputs: Arrays, entry: str) -> list[int]:
+        """See `Session`."""
+        raise unavailable("an instruction count", self.target, "count on arm64, or measure the time here")
+
+    def memory(self) -> dict[str, int | None]:
         """Bytes of the model file; onnxruntime tells nothing of its own memory."""
         size = sum(p.stat().st_size for p in self._models.values())
-        return {"arena_bytes": 0, "weights_bytes": size, "code_bytes": 0}
+        return {"arena_bytes": None, "weights_bytes": size, "code_bytes": None}
 
     def close(self) -> None:
         """See `Session`."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ RANGE = 16         # EK_RANGE: there is no such step
 STATE = 15         # EK_STATE: not a state of this model
 _FITS = {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}  # kinds of Python numbers that a dtype's kind takes
 Arrays = Mapping[str, np.ndarray]
+T = TypeVar("T")
 
 
 class Session(Protocol):
@@ -51,8 +52,11 @@ class Session(Protocol):
     def instructions(self, inputs: Arrays, entry: str) -> int:
         """Exact number of instructions of one inference (arm64 in the emulator)."""
 
-    def memory(self) -> dict[str, int]:
-        """arena_bytes, weights_bytes, code_bytes of this target."""
+    def step_instructions(self, inputs: Arrays, entry: str) -> list[int]:
+        """Exact number of instructions of each step of one inference, in order; state does not advance."""
+
+    def memory(self) -> dict[str, int | None]:
+        """arena_bytes, weights_bytes, code_bytes of this target; None for what it does not tell."""
 
     def close(self) -> None:
         """Gives everything back; harmless twice."""
@@ -213,15 +217,15 @@ class Turns:
             yield
 
 
-def every_step(step: Callable[[int], tuple[int, float]], where: str) -> list[float]:
-    """Seconds of each step; step(k) gives status and seconds, and EK_RANGE behind the last one."""
-    seconds: list[float] = []
+def every_step(step: Callable[[int], tuple[int, T]], where: str) -> list[T]:
+    """What each step took; step(k) gives status and what it took, and EK_RANGE behind the last one."""
+    all_took: list[T] = []
     while True:
-        status, took = step(len(seconds))
+        status, took = step(len(all_took))
         if status == RANGE:
-            return seconds
+            return all_took
         check(status, where)
-        seconds.append(took)
+        all_took.append(took)
 
 
 def unavailable(what: str, target: str, fix: str) -> UnsupportedError:
@@ -229,7 +233,7 @@ def unavailable(what: str, target: str, fix: str) -> UnsupportedError:
     return UnsupportedError(f"{what} cannot be had on {target}", where=target, fix=fix)
 
 
-def memory(manifest: dict[str, Any], target: str) -> dict[str, int]:
+def memory(manifest: dict[str, Any], target: str) -> dict[str, int | None]:
     """Bytes by kind, from the manifest."""
     return {"arena_bytes": int(manifest["arena_bytes"]), "weights_bytes": int(manifest["weights_bytes"]),
             "code_bytes": int(manifest["targets"][target]["code_bytes"])}

@@ -51,6 +51,12 @@ class FakeSession:
     def instructions(self, inputs, entry):
         return 123456
 
+    def step_instructions(self, inputs, entry):
+        return [100, 300]
+
+    def memory(self):
+        return {"arena_bytes": 4096, "weights_bytes": 2048, "code_bytes": 1000}
+
     def close(self):
         self.closed = True
 
@@ -69,7 +75,8 @@ def port(name, *shape):
 
 
 def layer(name, op="Gemm", **more):
-    return {"name": name, "op": op, "macs": 100, "dense_macs": 200, "sparsity": 0.5, "group": 8, "kernel": "Linear"} | more
+    return {"name": name, "op": op, "macs": 100, "dense_macs": 200, "sparsity": 0.5, "group": 8, "kernel": "Linear", "bytes": 1000, "weight_bytes": 400,
+            "rounds": 1} | more
 
 
 @pytest.fixture

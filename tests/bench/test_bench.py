@@ -5,9 +5,11 @@ import os
 import numpy as np
 import pytest
 
+from edgekit import tables
 from edgekit.bench import bench
 from edgekit.bench.openloop import Clock
-from edgekit.errors import BundleError, InputError
+from edgekit.bench.peaks import Level, Peaks
+from edgekit.errors import BundleError, InputError, MissingToolError
 from tests.bench.conftest import FakeSession
 
 
@@ -133,11 +135,52 @@ def test_one_thread_stays_on_one_core(files, fake_time):
     assert bench(files, session=FakeSession(fake_time), clock=fake_time.clock, runs=3, threads=2)["core"] is None
 
 
-def test_layers(run):
-    layers = run(layers=True, runs=10)["layers"]
-    assert [(layer["name"], layer["ms"], layer["share"]) for layer in layers] == [
-        ("fc1", pytest.approx(1), pytest.approx(0.25)), ("act", pytest.approx(3), pytest.approx(0.75))]
-    assert "layers" not in run(runs=10)
+def test_layers_with_what_the_machine_allows(run, monkeypatch):
+    monkeypatch.setattr("edgekit.bench.peaks.measure", lambda target, threads: Peaks(1e6, (Level("L1", 1500, 1e6), Level("memory", None, 1e5))))
+    result = run(layers=True, runs=10)
+    first, second = result["layers"]
+    assert (first["name"], second["name"]) == ("fc1", "act") and "layers" not in run(runs=10)
+    assert (first["ms"], first["share"], second["share"]) == (pytest.approx(1), pytest.approx(0.25), pytest.approx(0.75))
+    # 1000 bytes from L1 take 1 ms, 400 of weights from memory 4 ms: more than 200 operations, which take 0.2 ms
+    assert first["possible_ms"] == pytest.approx(5) and first["reached"] == pytest.approx(5) and first["bound"] == "memory"
+    assert result["layers_total"]["possible_ms"] == pytest.approx(10) and result["layers_total"]["reached"] == pytest.approx(2.5)
+    assert result["roofline"]["levels"][0] == {"name": "L1", "bytes": 1500, "gbytes_per_s": pytest.approx(1e-3)}
+    assert "memory" in tables.bench(result) and json.dumps(result, allow_nan=False)
+
+
+def test_steps_of_one_node_are_one_layer(run, files, monkeypatch):
+    monkeypatch.setattr("edgekit.bench.peaks.measure", lambda target, threads: Peaks(1e6, (Level("memory", None, 1e9),)))
+    files.manifest["entries"][0]["layers"][0] |= {"name": "act", "macs": 400, "op": "Gemm+Relu", "rounds": 3}
+    (layer,) = run(layers=True, runs=10)["layers"]
+    assert (layer["steps"], layer["ms"], layer["macs"], layer["op"]) == (2, pytest.approx(4), 500, "Gemm+Relu")
+    assert (layer["bytes"], layer["weight_bytes"], layer["bound"]) == (2000, 800, "FMA")  # the third and second round read 800 more
+
+
+def test_layers_without_compilers_say_what_to_install(run, monkeypatch):
+    def missing(target, threads):
+        raise MissingToolError("loops have to be compiled", fix="pip install it")
+    monkeypatch.setattr("edgekit.bench.peaks.measure", missing)
+    result = run(layers=True, runs=10)
+    assert result["layers"][0]["reached"] is None and "pip install it" in tables.bench(result)
+
+
+def test_layers_of_an_older_bundle_have_times_alone(run, files, monkeypatch):
+    monkeypatch.setattr("edgekit.bench.peaks.measure", lambda target, threads: Peaks(1e6, (Level("memory", None, 1e9),)))
+    for layer in files.manifest["entries"][0]["layers"]:
+        del layer["bytes"], layer["weight_bytes"], layer["rounds"]
+    result = run(layers=True, runs=10)
+    assert result["layers"][0]["possible_ms"] is None and result["layers_total"]["reached"] is None and tables.bench(result)
+
+
+def test_a_trace_shows_every_step(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("edgekit.bench.peaks.measure", lambda target, threads: Peaks(1e6, (Level("memory", None, 1e9),)))
+    run(trace=tmp_path / "t.json", runs=10)
+    events = json.loads((tmp_path / "t.json").read_text())["traceEvents"]
+    steps = [e for e in events if e["ph"] == "X" and e["tid"] == 2]
+    assert [(e["name"], e["ts"], e["dur"]) for e in steps[:3]] == [("Gemm", 0, 1000), ("Relu", 1000, 3000), ("Gemm", 4000, 1000)]
+    assert {e["args"]["name"] for e in events if e["ph"] == "M"} == {"m on host", "layers", "steps, on 1 thread"}
+    with pytest.raises(InputError, match="shows times"):
+        run(trace=tmp_path / "a.json", session=FakeSession(None, measured=False), target="arm64")
 
 
 def test_layers_that_do_not_fit_the_manifest(files, fake_time):
@@ -150,6 +193,8 @@ def test_layers_that_do_not_fit_the_manifest(files, fake_time):
 def test_an_emulator_gives_instructions_and_no_latency(run, fake_time, allow):
     session = FakeSession(fake_time, measured=False)
     result = run(session=session, target="arm64", layers=True, allow_predicted=allow, budget="p50<=1000s; arena<=1MB")
+    assert [x["instructions"] for x in result["layers"]] == [100, 300] and result["layers_total"]["per_mac"] == 2.0
+    assert "a MAC" in tables.bench(result)
     assert result["measured"] is False and result["instructions"] == 123456 and result["predicted_ms"] is None
     assert "latency_ms" not in result and "deadline" not in result and "histogram" not in result
     assert [v["ok"] for v in result["budget"]] == [None, True]

@@ -120,3 +120,17 @@ def test_durations_in_words(ms, text):
 @pytest.mark.parametrize("n, text", [(None, "-"), (0, "0 B"), (999, "999 B"), (2048, "2.05 kB"), (1.5e6, "1.5 MB"), (999_999, "1 MB")])
 def test_sizes_in_words(n, text):
     assert tables.size(n) == text
+
+
+def test_names_of_strangers_stay_on_their_line(capsys, monkeypatch):
+    stranger = "x\nedgekit: all is well\x1b[2J"
+    monkeypatch.setattr("edgekit.inspection.devices", lambda: [
+        {"name": stranger, "title": stranger, "here": "measured", "can_compile": True, "can_run": True, "missing": {}}])
+    assert cli.main(["targets"]) == 0
+    Progress()(stranger)
+    monkeypatch.setattr("edgekit.inspection.devices", lambda: (_ for _ in ()).throw(cli.InputError("no", where=stranger)))
+    assert cli.main(["targets"]) == 2
+    said = capsys.readouterr()
+    for text in (said.out, said.err):
+        assert not any(line.startswith("edgekit: all is well") for line in text.splitlines()) and "\x1b" not in text
+    assert "x\\nedgekit: all is well\\x1b[2J" in said.out and said.err.count("\\nedgekit: all") == 2

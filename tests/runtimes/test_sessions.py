@@ -159,14 +159,17 @@ def test_instructions(session, files):
     session.run({"x": X, "k": K}, "run")
     small = session.instructions({"x": X, "k": K}, "run")
     assert 20 < small < 2000
+    steps = session.step_instructions({"x": X, "k": K}, "run")
+    assert len(steps) == 2 and 20 < sum(steps) < 2 * small
     np.testing.assert_array_equal(session.run({"x": X, "k": K}, "run")["y"], 6 * X)
 
 
 def test_memory(session, files):
     facts = session.memory()
     assert set(facts) == {"arena_bytes", "weights_bytes", "code_bytes"}
-    assert all(isinstance(v, int) for v in facts.values())
-    if session.target != "onnx":
+    if session.target == "onnx":  # which tells nothing of its working memory
+        assert facts["arena_bytes"] is facts["code_bytes"] is None and facts["weights_bytes"] > 0
+    else:
         assert facts["code_bytes"] == files.manifest["targets"][session.target]["code_bytes"] > 0
         assert facts["arena_bytes"] == 1 << 20
 
