@@ -1,8 +1,8 @@
 """The command line: verbs that are a few lines each over the Python API.
 
 Exit codes: 0 done; 1 a budget, verification or accuracy limit was missed; 2 bad usage or input; 3 a tool or device is
-missing, or a budget stayed undecided; 70 a bug of edgekit (EDGEKIT_DEBUG=1 shows where); 130 interrupted; 141 the reader
-of standard output went away.
+missing, or a budget stayed undecided; 70 a bug of edgekit (EDGEKIT_DEBUG=1 shows where); 130 interrupted; 143 told to
+end (SIGTERM); 141 the reader of standard output went away.
 """
 import argparse
 import io
@@ -26,7 +26,7 @@ from edgekit.files import write_text
 from edgekit.progress import Progress
 from edgekit.text import printable
 
-BUG, INTERRUPTED, NO_READER = 70, 130, 141
+BUG, NO_READER, SIGNALLED = 70, 141, 128
 _LATER = {"fit": "finds the sparsity that meets a budget", "tune": "finds the tiles of a target"}
 
 
@@ -49,9 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _answered(args)
     except EdgekitError as error:
         return _failed(args, error, type(error).__name__, error.exit_code)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         _say("edgekit: interrupted; nothing half-written is left")
-        return INTERRUPTED
+        return SIGNALLED + (stop.args[0] if stop.args else signal.SIGINT)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains once more when it ends
         return NO_READER
@@ -89,23 +89,24 @@ def _answered(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _interrupts(progress: Progress) -> Iterator[None]:
-    """Ctrl-C ends the command, at the next line of progress where native code lost the exception."""
+    """Ctrl-C and SIGTERM end the command, at the next line of progress where native code lost the exception."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def interrupt(number: int, frame: Any) -> None:
-        progress.interrupted = True
-        raise KeyboardInterrupt
-    before = signal.signal(signal.SIGINT, interrupt)
+        progress.interrupted = number
+        raise KeyboardInterrupt(number)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     except Exception:
         if progress.interrupted:  # an import that it cuts short says that a package is missing
-            raise KeyboardInterrupt from None
+            raise KeyboardInterrupt(progress.interrupted) from None
         raise
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _failed(args: argparse.Namespace, error: EdgekitError, kind: str, code: int) -> int:

@@ -1,5 +1,4 @@
 """From a trained model to a bundle: load, sparsify, lower, compile for every target, verify, write."""
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -79,19 +78,15 @@ def export(model: Any, *, targets: Iterable[str] = ("host",), sparsity: float = 
         manifest = _manifest(plan, pruned.layers, chosen, staging, loaded, vectors, sparsity)
         for t in chosen:
             manifest["targets"][t.name]["cpu_features"] = list(cpu_features(t))
-        checked = format.write(staging.with_suffix(".check") / "bundle", manifest, _files(staging))
-        try:
-            verified = _verify(bundles.Bundle(checked), chosen, progress)
-        finally:
-            shutil.rmtree(staging.with_suffix(".check"), ignore_errors=True)
-        for target, matches in verified.items():
+        staged = format.BundleFiles(staging, {**manifest, "files": _files(staging)})
+        for target, matches in _verify(bundles.Bundle(staged), chosen, progress).items():
             manifest["targets"][target]["verified"] = {
                 "max_abs_error": max(m.max_abs_error for m in matches), "max_rel_error": max(m.max_rel_error for m in matches)}
         from edgekit import report
         (staging / "report.html").write_text(report.render({"manifest": manifest}), "utf-8")
         progress("writing the bundle")
         made = bundles.Bundle(format.write(output, manifest, _files(staging), overwrite))
-    made.summary = _summary(made, output, verified, time.monotonic() - begin)
+    made.summary = _summary(manifest, output, time.monotonic() - begin)
     return made
 
 
@@ -183,15 +178,14 @@ def _verify(bundle: bundles.Bundle, chosen, progress: Progress) -> dict[str, tup
     return verified
 
 
-def _summary(bundle: bundles.Bundle, output: Path, verified, seconds: float) -> dict:
-    m = bundle.manifest
-    per_target = {name: {"max_abs_error": max(x.max_abs_error for x in matches), "max_rel_error": max(x.max_rel_error for x in matches)}
-                  for name, matches in verified.items()}
+def _summary(m: dict, output: Path, seconds: float) -> dict:
+    """What is said of a bundle with the manifest `m`."""
+    verified = {name: t["verified"] for name, t in m["targets"].items() if t["verified"]}
     return {
         "bundle": str(output), "name": m["name"], "targets": {
-            n: {"files": t["files"], "code_bytes": t["code_bytes"], "run_here": n in per_target, **per_target.get(n, {})} for n, t in m["targets"].items()},
-        "layers": m["layers"], "max_abs_error": {n: e["max_abs_error"] for n, e in per_target.items()},
-        "max_rel_error": {n: e["max_rel_error"] for n, e in per_target.items()},
+            n: {"files": t["files"], "code_bytes": t["code_bytes"], "run_here": n in verified, **verified.get(n, {})} for n, t in m["targets"].items()},
+        "layers": m["layers"], "max_abs_error": {n: e["max_abs_error"] for n, e in verified.items()},
+        "max_rel_error": {n: e["max_rel_error"] for n, e in verified.items()},
         "distance_to_original": m["pruning"]["max_rel_to_original"], "arena_bytes": m["arena_bytes"], "weights_bytes": m["weights_bytes"],
         "notes": _notes(m), "seconds": round(seconds, 3)}
 

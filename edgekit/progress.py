@@ -15,7 +15,7 @@ class Progress:
     def __init__(self, quiet: bool = False, alive: bool = True, stream: TextIO | None = None):
         self._stream = None if quiet else stream or sys.stderr
         self._alive = alive and not quiet
-        self.interrupted = False  # set by who catches Ctrl-C: native code may swallow the exception, the next line does not
+        self.interrupted = 0  # the signal, set by who catches it: native code may swallow the exception, the next line does not
         self._begin = self._said = time.monotonic()
         self._line = ""
         self._done = threading.Event()
@@ -23,7 +23,7 @@ class Progress:
 
     def __call__(self, line: str) -> None:
         if self.interrupted:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(self.interrupted)
         self._line, self._said = line, time.monotonic()
         self._write(line)
 

@@ -1,6 +1,7 @@
 """The command line in process: verbs, text and JSON, exit codes. What is wrong with input is tested in tests/e2e/test_bad_input.py."""
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -204,28 +205,26 @@ def test_whatever_goes_wrong_is_a_message_and_a_code(run, monkeypatch, raised, c
     assert got == code and (not out or one_object(out)["error"]["exit_code"] == code)
 
 
-def test_an_interrupt_that_native_code_swallowed_ends_the_command_at_its_next_word(run, monkeypatch):
-    import signal
-
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_that_native_code_swallowed_ends_the_command_at_its_next_word(run, monkeypatch, number):
     import edgekit.demo
 
     def main(output, progress):
         progress("at work")
         try:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         except KeyboardInterrupt:
             pass
         progress("still at work")
         return {"text": "done"}
     monkeypatch.setattr(edgekit.demo, "main", main)
     code, out, err = run("demo")
-    assert code == 130 and "still" not in err and not out
+    assert code == 128 + number and "still" not in err and not out
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_an_interrupt_that_an_import_turned_into_an_error(run, monkeypatch):
-    import signal
-
     import edgekit.inspection
 
     def devices():

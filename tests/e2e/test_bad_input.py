@@ -444,20 +444,26 @@ def test_a_disk_that_fills(tmp_path, good, limit):
 
 @POSIX
 @pytest.mark.parametrize("delay", [1.0, *(pytest.param(s, marks=pytest.mark.slow) for s in (0.0, 0.3, 3.0))])
-def test_ctrl_c_midway(tmp_path, delay):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_midway(tmp_path, delay, number):
     save(mlp(width=64, layers=4, seed=int(10 * delay)), tmp_path)
-    cache = {"EDGEKIT_CACHE": str(tmp_path / "cache")}
+    (tmp_path / "temporary").mkdir()
+    cache = {"EDGEKIT_CACHE": str(tmp_path / "cache"), "TMPDIR": str(tmp_path / "temporary")}
     command = [*CLI, "export", "net.onnx", "-o", "out.ekb", "-t", "host", "-t", "arm64", "-t", "wasm"]
     options = environment(cwd=tmp_path, env=cache, text=True, start_new_session=True)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options) as process:
         first = process.stderr.readline()  # it is at work
         assert first
         time.sleep(delay)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the children too
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)  # as a terminal does: to the children too
+        else:
+            process.terminate()
         _, said = process.communicate(timeout=30)
-    assert process.returncode == 130, first + said
+    assert process.returncode == 128 + number, first + said
     assert "Traceback" not in said and "interrupted" in said.lower()
-    assert {p.name for p in tmp_path.iterdir()} <= {"net.onnx", "cache"}
+    assert {p.name for p in tmp_path.iterdir()} <= {"net.onnx", "cache", "temporary"}
+    assert not list((tmp_path / "temporary").iterdir())
     with pytest.raises(ProcessLookupError):  # nobody of its group is left
         for _ in range(50):
             os.killpg(process.pid, 0)
