@@ -1,184 +1,220 @@
 """Conv: the channel-major form of the group-sparse product. Positions are the vector lanes.
 
-A unit is one group and one strip of output rows. Positions of a strip are numbered along the rows of the padded image,
-so a tile of whole vectors runs across row ends; the few sums over padding are computed and dropped. Sums wait in a
-stack array until the strip is done, then exact rows go through the fused body to the output.
+A unit is one group and one block of positions; the groups of a block follow each other, so that its inputs stay in the
+cache. A block is cut into tiles along its lines of positions: rows of the image, or all positions where they are one line.
+Sums go from their registers through the fused body to the output.
 """
-from contextlib import ExitStack
-from math import ceil, prod
+from dataclasses import dataclass
+from math import prod
 
 from edgekit.exporters.kernels.body import address, evaluate, lanes_for, read, write
 from edgekit.exporters.kernels.lists import Lists
-from edgekit.exporters.kernels.loops import Code
+from edgekit.exporters.kernels.loops import Code, vector
 from edgekit.exporters.kernels.schedule import Machine
 from edgekit.exporters.kernels.spec import Conv
+from edgekit.exporters.kernels.tile import Shape, Sums, cut
+
+SHORT_BODY = 6  # operations that may be repeated for every vector of a tile
+
+
+@dataclass(frozen=True)
+class Operands:
+    x: object
+    w: object
+    bias: object
+    lists: Lists
+    order: object | None
+    extras: tuple
+    out: object
 
 
 def build_conv(k: Conv, machine: Machine):
     code = Code(machine)
     f = "float32"
     x, w, bias = code.operand(f), code.operand(f), code.operand(f)
-    index = code.operand(k.index) if k.index else None
-    lists = Lists(index, code.operand("int32") if k.starts else None, k.kept)
-    order = code.operand("int32") if k.order else None
-    extras = [code.operand(t.dtype) for t in k.extras]
-    out = code.operand(k.output.dtype)
-
+    lists = Lists(code.operand(k.index) if k.index else None, code.operand("int32") if k.starts else None, k.kept)
+    a = Operands(x, w, bias, lists, code.operand("int32") if k.order else None,
+                 tuple(code.operand(t.dtype) for t in k.extras), code.operand(k.output.dtype))
     *outer, height, width = (1, *k.spatial) if len(k.spatial) == 1 else k.spatial
-    pitch = k.step[-2] if len(k.spatial) > 1 else width
-    if height == 1:
-        pitch = width
-    strip_floats = (machine.conv if k.v > 1 else machine.depthwise).strip_floats
-    rows, cols = _strip(max(strip_floats // k.v, 1), height, width, pitch, machine.lanes)
-    down, across = -(-height // rows), -(-width // cols)
-    axes = [*outer, down, across]
-    strips = prod(axes)
+    rows, wide = machine.conv.tile(k.v)
+    tall, long = _block(k, machine, height, width, wide * machine.lanes)
+    axes = [*outer, -(-height // tall), -(-width // long)]
 
     def unit(u):
-        g = code.let(u // code.i(strips)) if strips > 1 else u
-        rest = code.let(u % code.i(strips)) if strips > 1 else code.i(0)
-        at: list = []
-        for k_axis, extent in enumerate(axes):  # most significant first
-            below = prod(axes[k_axis + 1:])
-            at.append(code.let(rest // code.i(below) % code.i(extent)) if extent > 1 else code.i(0))
-        span = lists.span(code, g)
-        offsets = _offsets(code, k, g, lists, span)
-        *front, r, c = at
-        for n_rows, first_row, row_ok in _parts(code, height, rows, r):
-            for n_cols, first_col, col_ok in _parts(code, width, cols, c):
-                with ExitStack() as stack:
-                    for condition in (row_ok, col_ok):
-                        if condition is not None:
-                            stack.enter_context(code.when(condition))
-                    start = [*front, first_row, first_col]
-                    sums = _sums(code, k, x, w, bias, g, span, offsets, start, n_rows, n_cols, pitch)
-                    _finish(code, k, sums, order, extras, out, g, start, n_rows, n_cols, pitch)
+        g = code.let(u % code.i(k.groups)) if k.groups > 1 else code.i(0)
+        rest = code.let(u // code.i(k.groups))
+        *front, r, c = _numbers(code, rest, axes)
+        inputs = _Inputs(code, k, g, a.lists)
+
+        def block(first_row, lines: int, first_column, columns: int):
+            with code.loop(k.v // rows) as part:
+                _lines(code, k, a, g, code.let(part * code.i(rows)), inputs, front, first_row, lines, first_column, columns)
+        code.pieces(height, tall, r, lambda at, n: code.pieces(width, long, c, lambda col, m: block(at, n, col, m)))
     with code.units() as u:
         unit(u)
-    return code.function(), k.groups * strips
+    return code.function(), k.groups * prod(axes)
 
 
-def _strip(positions: int, height: int, width: int, pitch: int, lanes: int) -> tuple[int, int]:
-    """Rows and columns of a strip: as many as the stack array holds, and some balance where there are several.
-
-    Rows that lie far apart, upside down or on each other (a slice, a reversed or a broadcast image) are strips of their own.
-    """
-    limit = max(positions // lanes * lanes, lanes)
-    if height == 1 or not 0 < pitch <= limit:
-        share = ceil(width / ceil(width / limit))
-        return 1, min(width, ceil(share / lanes) * lanes)
-    rows = max(1, limit // pitch)
-    return min(height, ceil(height / ceil(height / rows))), width
+def _numbers(code: Code, number, axes: list[int]) -> list:
+    """A number as positions along axes, the most significant first."""
+    out = []
+    for n, extent in enumerate(axes):
+        below = prod(axes[n + 1:])
+        out.append(code.let(number // code.i(below) % code.i(extent)) if extent > 1 else code.i(0))
+    return out
 
 
-def _parts(code: Code, extent: int, size: int, at):
-    """(length, start, condition) of whole pieces and, where size does not divide extent, of the last piece."""
-    whole, rest = divmod(extent, size)
-    if rest == 0:
-        return [(size, at * code.i(size) if whole > 1 else code.i(0), None)]
-    last = (rest, code.i(whole * size), at >= code.i(whole))
-    return [(size, code.let(at * code.i(size)), at < code.i(whole)), last]
+def _block(k: Conv, machine: Machine, height: int, width: int, tile: int) -> tuple[int, int]:
+    """Lines and positions a line of a block: what the nearest cache holds of the inputs, and if that is less than a tile
+    (or a list is to be decoded for every block), what the next one holds."""
+    s = machine.conv
+    per = k.fan_in * prod(n for n, taps in zip(k.stride, k.kernel, strict=True) if taps > 1)
+    floats = s.near_floats if s.near_floats >= per * tile and prod(k.kernel) == 1 else s.far_floats
+    positions = max(floats // per // tile, 1) * tile
+    if width > positions:
+        return 1, _share(width, positions, tile)
+    return _share(height, max(1, positions // width), 1), width
 
 
-def _offsets(code: Code, k: Conv, g, lists: Lists, span):
-    """offset(p) -> element offset of input p of group g in the image."""
-    taps = prod(k.kernel)
-    base = code.let(g * code.i(k.v) // code.i(k.fan_out) * code.i(k.fan_in * k.channel)) if k.fan_out < k.channels else code.i(0)
-
-    def tap(t):
-        total = None
-        below = taps
-        for n, s, d, phase, step in zip(k.kernel, k.stride, k.dilation, k.phase, k.step, strict=True):
-            below //= n
-            if n == 1:
-                continue
-            j = t // code.i(below) % code.i(n) * code.i(d)
-            part = j % code.i(s) * code.i(phase) + j // code.i(s) * code.i(step) if s > 1 else j * code.i(step)
-            total = part if total is None else total + part
-        return code.i(0) if total is None else total
-
-    first, length = span
-
-    def number(p):
-        return lists.input(code, first, p)
-
-    if taps == 1:
-        return lambda p: base + number(p) * code.i(k.channel)
-    if k.index is None and k.kept <= code.machine.depthwise.unrolled:
-        return lambda p: base + p // code.i(taps) * code.i(k.channel) + tap(p % code.i(taps))
-    table = code.array(k.kept, "int32")  # decoded once a unit: divisions do not belong in the hot loop
-    with code.loop(length) as p:
-        i = code.let(number(p))
-        value = base + i // code.i(taps) * code.i(k.channel) + tap(i % code.i(taps))
-        code.local_store(table, value.astype("int32"), p)
-    return lambda p: code.i(code.local_load(table, p))
+def _share(extent: int, most: int, unit: int) -> int:
+    """Size of equal shares of at most `most`, a whole number of units."""
+    share = -(-extent // -(-extent // most))
+    return min(extent, -(-share // unit) * unit)
 
 
-def _sums(code: Code, k: Conv, x, w, bias, g, span, offsets, start, n_rows: int, n_cols: int, pitch: int):
-    """All sums of a strip, in a stack array (v, length) with length a whole number of vectors."""
-    positions = (n_rows - 1) * pitch + n_cols
-    lanes = lanes_for(code, 1 << (positions - 1).bit_length())
-    vectors = -(-positions // lanes)
-    length = vectors * lanes
-    array = code.array(k.v * length, "float32")
-    steps = k.step if len(k.spatial) > 1 else (0, k.step[0])
-    begin, inputs = span
-    origin = code.let(address(code, tuple(steps), start))
-    rows, wide = code.machine.conv.tile(k.v) if k.v > 1 else (1, code.machine.depthwise.vectors)
+class _Inputs:
+    """The loop over what a group reads: which weights, and how far each input lies from the first in the image."""
 
-    def tile(first, count: int, v0: int):
-        """rows x count vectors of sums, from row v0 of the group and position `first` of the strip on."""
-        acc = []
-        for v in range(v0, v0 + rows):
-            start_at = code.let(code.load(bias, g * code.i(k.v) + code.i(v), lanes, 0))
-            acc.append([code.register("float32", lanes, start_at) for _ in range(count)])
+    def __init__(self, code: Code, k: Conv, g, lists: Lists):
+        self.code, self.k, self.lists = code, k, lists
+        self.start, self.length = lists.span(code, g)
+        self.base = code.let(g * code.i(k.v) // code.i(k.fan_out) * code.i(k.fan_in * k.channel)) if k.fan_out < k.channels else code.i(0)
+        self.table = self._decoded() if k.index and prod(k.kernel) > 1 else None
 
-        def product(p):
-            at = code.let(offsets(p) + origin + first)
-            xs = [code.let(code.load(x, at + code.i(m * lanes), lanes)) for m in range(count)]
-            weights = code.let((begin + p) * code.i(k.v))
-            for j in range(rows):
-                wv = code.let(code.load(w, weights + code.i(v0 + j), lanes, 0))
-                for m in range(count):
-                    acc[j][m].set(acc[j][m].value + wv * xs[m])
-        if k.kept <= code.machine.depthwise.unrolled and k.index is None and k.v == 1:
-            for p in range(k.kept):
-                product(code.i(p))
-        else:
-            with code.loop(inputs) as p:
-                product(p)
-        for j in range(rows):
-            for m in range(count):
-                code.local_store(array, acc[j][m].value, code.i((v0 + j) * length + m * lanes) + first, lanes)
+    def _tap(self, axis: int, j):
+        """How far tap j of an axis lies from its first."""
+        k, code = self.k, self.code
+        s, d, phase, step = k.stride[axis], k.dilation[axis], k.phase[axis], k.step[axis]
+        if isinstance(j, int):
+            return code.i(j * d % s * phase + j * d // s * step)
+        at = j * code.i(d)
+        return at % code.i(s) * code.i(phase) + at // code.i(s) * code.i(step) if s > 1 else at * code.i(step)
 
-    def column(first, count: int):
-        for v0 in range(0, k.v, rows):
-            tile(first, count, v0)
-    whole, rest = divmod(vectors, wide)
-    if whole:
-        with code.loop(whole) as t:
-            column(code.let(t * code.i(wide * lanes)), wide)
-    if rest:
-        column(code.i(whole * wide * lanes), rest)
-    return array, length
+    def _decoded(self):
+        """Offsets of a list of inputs: divisions do not belong in the hot loop."""
+        code, k, taps = self.code, self.k, prod(self.k.kernel)
+        lanes = lanes_for(code, k.kept)
+        table = code.array(k.kept, "int32")
+
+        def entry(p, lanes: int):
+            def c(value: int):
+                return code.constant(value, "int32", lanes)
+            number = code.let(code.load(self.lists.index, self.start + p, lanes).astype(vector("int32", lanes)))
+            channel = code.let(number // c(taps))
+            total, left = channel * c(k.channel), code.let(number - channel * c(taps))
+            below = taps
+            for n, s, d, phase, step in zip(k.kernel, k.stride, k.dilation, k.phase, k.step, strict=True):
+                below //= n
+                if n == 1:
+                    continue
+                j = code.let(left // c(below))
+                left = code.let(left - j * c(below))
+                at = j * c(d)
+                total = total + (at % c(s) * c(phase) + at // c(s) * c(step) if s > 1 else at * c(step))
+            code.local_store(table, total, p, lanes)
+        code.spans(self.length, lanes, entry)
+        return table
+
+    def each(self, visit) -> None:
+        """visit(address of the first weight of the group for one input, offset of the input)."""
+        code, k = self.code, self.k
+
+        def weights(p):
+            return (self.start + p) * code.i(k.v)
+
+        def numbered(p):
+            if self.table is not None:
+                at = code.i(code.local_load(self.table, p))
+            else:
+                at = self.lists.input(code, self.start, p) * code.i(k.channel)
+            visit(weights(p), self.base + at)
+        if k.index or prod(k.kernel) == 1:
+            code.unrolled(self.length, code.machine.conv.unroll, numbered)
+            return
+
+        def taps(axis: int, p, at):
+            if axis == len(k.kernel) - 1:
+                for j in range(k.kernel[axis]):
+                    visit(weights(p * code.i(k.kernel[axis]) + code.i(j)), at + self._tap(axis, j))
+                return
+            with code.loop(k.kernel[axis]) as j:
+                taps(axis + 1, p * code.i(k.kernel[axis]) + j, at + self._tap(axis, j))
+        with code.loop(k.fan_in) as channel:
+            taps(0, channel, self.base + channel * code.i(k.channel))
 
 
-def _finish(code: Code, k: Conv, sums, order, extras, out, g, start, n_rows: int, n_cols: int, pitch: int) -> None:
-    """Exact rows of the strip through the fused body to the output."""
-    array, length = sums
+def _lines(code: Code, k: Conv, a: Operands, g, v0, inputs: _Inputs, front: list, first_row, lines: int, first_column, columns: int) -> None:
+    """Rows v0... of group g over a block of `lines` lines of `columns` positions."""
+    rows, wide = code.machine.conv.tile(k.v)
+    most = code.machine.accumulators + (4 if code.machine.accumulators >= 24 else 0)
+    lanes = lanes_for(code, columns)
+    whole, others = cut(columns, rows, lanes, wide, most)
     flat = len(k.spatial) == 1
-    with code.loop(k.v) as v:
-        row_of_weights = code.let(g * code.i(k.v) + v)
-        channel = code.let(code.i(code.load(order, row_of_weights))) if order is not None else row_of_weights
-        with code.loop(n_rows) as r:
-            *front, r0, c0 = start
+    at_once = 1 if whole or len(others) > 1 else max(1, min(most // others[0].registers, lines))
 
-            def visit(at, lanes):
-                spatial = [c0 + at] if flat else [*front, r0 + r, c0 + at]
-                position = [channel, *spatial]
-                value = code.local_load(array, v * code.i(length) + r * code.i(pitch) + at, lanes)
-                values = [code.let(value), *(read(code, b, t, position, lanes) for b, t in zip(extras, k.extras, strict=True))]
-                write(code, out, k.output, evaluate(code, k.post, values, lanes), position, lanes)
-            code.spans(n_cols, lanes_for(code, n_cols), visit)
+    def tile(row, count: int, column, shape: Shape):
+        start = [[*front, row + code.i(n), column] for n in range(count)]
+        origin = [code.let(address(code, (0, *k.step) if flat else k.step, s)) for s in start]
+        first = code.let(g * code.i(k.v) + v0)
+        sums = Sums(code, shape, count, lambda j, lanes, stride: code.load(a.bias, first + code.i(j), lanes, stride))
+        inputs.each(lambda w_at, x_at: sums.add(a.w, code.let(w_at + v0), a.x, [code.let(x_at + o) for o in origin]))
+        for n in range(count):
+            _finish(code, k, a, sums, n, first, start[n])
+
+    def line(row, count: int):
+        if whole:
+            with code.loop(whole) as t:
+                tile(row, count, code.let(first_column + t * code.i(wide * lanes)), Shape(rows, lanes, wide))
+        done = whole * wide * lanes
+        for shape in others:
+            tile(row, count, code.let(first_column + code.i(done)), shape)
+            done += shape.positions
+    for n, start, count in ((lines // at_once, 0, at_once), (1, lines // at_once * at_once, lines % at_once)):
+        if n and count:
+            with code.loop(n) as t:
+                line(code.let(first_row + code.i(start) + t * code.i(count)), count)
 
 
+def _finish(code: Code, k: Conv, a: Operands, sums: Sums, line: int, first, start: list) -> None:
+    """The sums of a line of a tile through the fused body to the output."""
+    *front, column = start[1:] if len(k.spatial) == 1 else start
+
+    def row(j):
+        return code.let(code.i(code.load(a.order, first + code.i(j)))) if a.order is not None else first + code.i(j)
+
+    def store(channel, at, value, lanes: int):
+        position = [channel, *front, column + code.i(at)]
+        values = [value, *(read(code, b, t, position, lanes) for b, t in zip(a.extras, k.extras, strict=True))]
+        write(code, a.out, k.output, evaluate(code, k.post, values, lanes), position, lanes)
+    s = sums.shape
+    channels = [row(j) for j in range(s.rows)] if s.vectors else []
+    full = code.array(s.rows * s.vectors * s.lanes, "float32") if len(k.post) > SHORT_BODY and s.vectors else None
+
+    def whole(j: int, at: int, value):
+        if full is None:
+            store(channels[j], at, value, s.lanes)
+        else:
+            code.local_store(full, value, j * s.vectors * s.lanes + at, s.lanes)
+
+    def rest(array, stride: int):
+        with code.loop(s.rows) as j:
+            channel = row(j)
+            code.spans(s.over, min(s.lanes, 1 << (s.over.bit_length() - 1)),
+                       lambda at, lanes: store(channel, code.i(s.vectors * s.lanes) + at, code.let(code.local_load(array, j * code.i(stride) + at, lanes)), lanes))
+    sums.visit(line, whole, rest)
+    if full is not None:
+        with code.loop(s.rows) as j:
+            channel = row(j)
+            with code.loop(s.vectors) as m:
+                at = code.let(m * code.i(s.lanes))
+                store(channel, at, code.let(code.local_load(full, j * code.i(s.vectors * s.lanes) + at, s.lanes)), s.lanes)

@@ -154,8 +154,56 @@ class Code:
         f = tirx.PrimFunc([*self._params, self.begin, self.end, self._skew], body)
         return f.with_attr("calling_conv", 1).with_attr("tirx.noalias", True)
 
-    def spans(self, n: int, lanes: int, visit: Callable) -> None:
-        """visit(position, lanes) over n positions: a loop of whole vectors, then ever smaller ones."""
+    def pieces(self, extent: int, size: int, number, visit: Callable) -> None:
+        """visit(start, length) for piece `number` of an extent in pieces of `size`; the last may be shorter, and is code of its own."""
+        whole, rest = divmod(extent, size)
+        start = self.let(number * self.i(size)) if whole + (rest > 0) > 1 else self.i(0)
+        if whole and rest:
+            with self.when(number < self.i(whole)):
+                visit(start, size)
+            with self.when(number >= self.i(whole)):
+                visit(self.i(whole * size), rest)
+        else:
+            visit(start, size if whole else rest)
+
+    def unrolled(self, n, times: int, visit: Callable) -> None:
+        """visit(i) for n numbers (an int or an expression), `times` of them in each turn of the loop."""
+        fixed = isinstance(n, int)
+        whole = n // times if fixed else self.let(n // self.i(times))
+        if not fixed or whole:
+            with self.loop(whole) as turn:
+                for k in range(times):
+                    visit(turn * self.i(times) + self.i(k))
+        done = whole * times if fixed else self.let(whole * self.i(times))
+        if fixed:
+            for k in range(n - done):
+                visit(self.i(done + k))
+        elif times > 1:
+            with self.loop(n - done) as k:
+                visit(done + k)
+
+    @staticmethod
+    def constant(value, dtype: str, lanes: int):
+        """The value in every lane."""
+        return broadcast(const(value, dtype), lanes)
+
+    @staticmethod
+    def lane(value, k: int):
+        """One lane of a vector."""
+        return tirx.Shuffle([value], [const(k, "int32")])
+
+    def spans(self, n, lanes: int, visit: Callable) -> None:
+        """visit(position, lanes) over n positions: a loop of whole vectors, then ever smaller ones (single ones where n is
+        an expression)."""
+        if not isinstance(n, int):
+            whole = self.let(n // self.i(lanes))
+            with self.loop(whole) as i:
+                visit(i * self.i(lanes), lanes)
+            done = self.let(whole * self.i(lanes))
+            if lanes > 1:
+                with self.loop(n - done) as i:
+                    visit(done + i, 1)
+            return
         whole = n // lanes
         if whole:
             with self.loop(whole) as i:

@@ -18,8 +18,8 @@ class Schedule(Protocol):
     """What every schedule offers beside its fields, all of them positive integers."""
 
     @classmethod
-    def default(cls, accumulators: int) -> Self:
-        """For a processor that may keep so many vectors of sums in registers."""
+    def default(cls, accumulators: int, by_element: bool) -> Self:
+        """For a processor that may keep so many vectors of sums in registers; by_element: see `Machine`."""
 
     @classmethod
     def candidates(cls, accumulators: int) -> Iterator[Self]:
@@ -32,25 +32,30 @@ class ConvSchedule:
 
     rows: int
     vectors: int
-    strip_floats: int  # sums that wait on the stack until their strip is done
+    unroll: int       # inputs that a turn of the hot loop takes
+    near_floats: int  # of inputs: a block that stays in the nearest cache
+    far_floats: int   # and in the next one
 
     def tile(self, v: int) -> tuple[int, int]:
-        """Rows and vectors for groups of v rows: where v has fewer, their registers go to more vectors."""
-        rows = next(d for d in range(min(v, self.rows), 0, -1) if v % d == 0)
-        return rows, max(1, min(self.rows * self.vectors // rows, 6))
+        """Rows and vectors for groups of v rows: where v is no multiple of `rows`, the same registers in the best other shape."""
+        if v % self.rows == 0:
+            return self.rows, self.vectors
+        room = self.rows * self.vectors
+        shapes = [(rows, min(room // rows, 8)) for rows in range(1, min(v, room) + 1) if v % rows == 0]
+        return max(shapes, key=lambda s: s[0] * s[1] / (s[0] + s[1]))  # products a load
 
     @classmethod
-    def default(cls, accumulators: int) -> Self:
+    def default(cls, accumulators: int, by_element: bool) -> Self:
         rows = 8 if accumulators >= 16 else 4
-        return cls(rows, accumulators // rows, 4096)
+        return cls(rows, accumulators // rows, 4 if by_element else 1, 6144, 65536)
 
     @classmethod
     def candidates(cls, accumulators: int) -> Iterator[Self]:
         for rows in (4, 8, 16):
             for vectors in range(1, 8):
                 if accumulators // 2 <= rows * vectors <= accumulators + 4:
-                    for strip in (2048, 4096, 8192):
-                        yield cls(rows, vectors, strip)
+                    for unroll in (1, 2, 4):
+                        yield cls(rows, vectors, unroll, 6144, 65536)
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class DepthwiseSchedule:
     strip_floats: int
 
     @classmethod
-    def default(cls, accumulators: int) -> Self:
+    def default(cls, accumulators: int, by_element: bool) -> Self:
         return cls(min(accumulators, 8), 32, 4096)
 
     @classmethod
@@ -86,7 +91,7 @@ class LinearSchedule:
     rows_a_unit: int  # of x: the share of one unit of work
 
     @classmethod
-    def default(cls, accumulators: int) -> Self:
+    def default(cls, accumulators: int, by_element: bool) -> Self:
         return cls(12, max(1, min(4, accumulators // 4)), 8, 32)
 
     @classmethod
@@ -105,7 +110,7 @@ class MatMulSchedule:
     vectors: int
 
     @classmethod
-    def default(cls, accumulators: int) -> Self:
+    def default(cls, accumulators: int, by_element: bool) -> Self:
         rows = 4 if accumulators < 24 else 6
         return cls(rows, max(1, min(accumulators // rows, 4)))
 
@@ -125,7 +130,7 @@ class RecurrentSchedule:
     vectors: int
 
     @classmethod
-    def default(cls, accumulators: int) -> Self:
+    def default(cls, accumulators: int, by_element: bool) -> Self:
         return cls(4, max(1, min(4, accumulators // 4)))
 
     @classmethod
@@ -139,11 +144,12 @@ class RecurrentSchedule:
 @dataclass(frozen=True)
 class Machine:
     """What a kernel needs to know of its target. index: dtype of address arithmetic; lanes: float32 lanes of a vector;
-    accumulators: vectors that a tile may keep in registers."""
+    accumulators: vectors that a tile may keep in registers; by_element: a product may take one lane of a vector for all."""
 
     index: str
     lanes: int
     accumulators: int
+    by_element: bool
     conv: ConvSchedule
     depthwise: DepthwiseSchedule
     linear: LinearSchedule
@@ -159,11 +165,12 @@ def machine_of(target: "Target") -> Machine:
     """The machine of a target, its schedules from `target.schedule`. Raises InputError for a name or value that none has."""
     wasm = target.triple.startswith("wasm32")
     accumulators = 24 if target.registers >= 32 else 8 if wasm else 12
+    by_element = target.triple.startswith(("aarch64", "arm64"))
     given = {kind: dict(values) for kind, values in target.schedule}
     if unknown := set(given) - set(KINDS):
         raise InputError(f"no kernel has the schedule {min(unknown)!r}", where=target.name, fix="one of: " + ", ".join(KINDS))
-    held = {kind: _filled(cls.default(accumulators), given.get(kind, {}), f"{target.name}, schedule.{kind}") for kind, cls in KINDS.items()}
-    return Machine("int32" if wasm else "int64", target.lanes, accumulators, **held)
+    held = {kind: _filled(cls.default(accumulators, by_element), given.get(kind, {}), f"{target.name}, schedule.{kind}") for kind, cls in KINDS.items()}
+    return Machine("int32" if wasm else "int64", target.lanes, accumulators, by_element, **held)
 
 
 def _filled(schedule, values: dict, where: str):
