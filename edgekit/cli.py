@@ -27,7 +27,7 @@ from edgekit.progress import Progress
 from edgekit.text import printable
 
 BUG, NO_READER, SIGNALLED = 70, 141, 128
-_LATER = {"fit": "finds the sparsity that meets a budget", "tune": "finds the tiles of a target"}
+_LATER = {"fit": "finds the sparsity that meets a budget"}
 
 
 class Answer(NamedTuple):
@@ -239,6 +239,13 @@ def _pack(args: argparse.Namespace, progress: Progress) -> Answer:
     return Answer(result, tables.pack)
 
 
+def _tune(args: argparse.Namespace, progress: Progress) -> Answer:
+    from edgekit.tune import tune
+    result = tune(args.tuned, args.kernels or (), _model(args.model) if args.model else None, output=args.output, progress=progress,
+                  **({"input_shapes": _shapes(args.input_shape), "states": _states(args.state), "trust_model": args.trust_model} if args.model else {}))
+    return Answer(result, tables.tune)
+
+
 def _targets(args: argparse.Namespace, progress: Progress) -> Answer:
     from edgekit.inspection import devices
     result = {"targets": devices()}
@@ -358,6 +365,12 @@ def _parser() -> argparse.ArgumentParser:
     pack.add_argument("-o", "--output", metavar="DIR", required=True)
     pack.add_argument("--overwrite", action="store_true", help="replace what an earlier pack made there")
 
+    tune = verb("tune", _tune, "find the tile sizes of a target by the clock, or by counted instructions on arm64")
+    tune.add_argument("tuned", metavar="TARGET")
+    _model_arguments(tune, several="*")
+    tune.add_argument("--kernels", action="append", metavar="KIND", help="only this kind: conv, depthwise, linear, ... (repeatable)")
+    tune.add_argument("-o", "--output", metavar="DIR", help="write PROCESSOR.toml there; `export` reads it where EDGEKIT_SCHEDULES=DIR")
+
     verb("targets", _targets, "list the devices edgekit knows, and how each can be run here")
 
     for name, text in _LATER.items():
@@ -366,8 +379,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _model_arguments(parser: argparse.ArgumentParser, metavar: str = "MODEL") -> None:
-    parser.add_argument("model", nargs="+", metavar=metavar, help="FILE.onnx, FILE.pt2, module:callable that returns (module, "
+def _model_arguments(parser: argparse.ArgumentParser, metavar: str = "MODEL", several: str = "+") -> None:
+    parser.add_argument("model", nargs=several, metavar=metavar, help="FILE.onnx, FILE.pt2, module:callable that returns (module, "
                         "example_inputs); several are shape variants, or entries where written NAME=MODEL")
     parser.add_argument("--input-shape", action="append", default=[], metavar="x=1,3,224,224",
                         help="of an input; n=8 binds a named dimension, n=2,4,8 makes one entry each (repeatable)")

@@ -43,9 +43,11 @@ def export(model: Any, *, targets: Iterable[str] = ("host",), sparsity: float = 
     need_tools("export")
 
     from edgekit.exporters.emit import cpu_features, pack_weights
+    from edgekit.exporters.kernels.schedule import schedules_of
     from edgekit.exporters.load import load
     from edgekit.exporters.lower import lower, supported
     from edgekit.exporters.sparsify import prune_onnx
+    schedules = {t.name: schedules_of(t) for t in chosen}
     progress("loading")
     loaded = load(model, example_inputs=example_inputs, input_shapes=input_shapes, states=states, trust_model=trust_model, name=name,
                   keep=supported())
@@ -77,7 +79,7 @@ def export(model: Any, *, targets: Iterable[str] = ("host",), sparsity: float = 
                 (staging / f"model{end}.onnx").write_bytes(pruned_model.SerializeToString())
         manifest = _manifest(plan, pruned.layers, chosen, staging, loaded, vectors, sparsity)
         for t in chosen:
-            manifest["targets"][t.name]["cpu_features"] = list(cpu_features(t))
+            manifest["targets"][t.name] |= {"cpu_features": list(cpu_features(t)), "schedules": schedules[t.name]}
         staged = format.BundleFiles(staging, {**manifest, "files": _files(staging)})
         for target, matches in _verify(bundles.Bundle(staged), chosen, progress).items():
             manifest["targets"][target]["verified"] = {

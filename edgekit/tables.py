@@ -215,6 +215,21 @@ def _less(layer: dict, sparsity: float) -> str:
     return "-"
 
 
+def tune(r: dict) -> str:
+    parts = []
+    for processor, found in r["processors"].items():
+        for kind, f in found["kinds"].items():
+            fields = list(f["schedule"])
+            shown = f["tried"][:5] + [t for t in f["tried"][5:] if all(t[k] == f["default"][k] for k in fields)]
+            rows = [[*(t[k] for k in fields), f"{t['cost']:.3f}", ", ".join(word for word, s in (("default", f["default"]), ("taken", f["schedule"]))
+                     if all(t[k] == s[k] for k in fields))] for t in shown]
+            parts.append(f"{kind} on {processor}, {r['unit']} of {len(f['cases'])} layers against the default ({f['noise']:.1%} noise):\n"
+                         + table([*fields, "cost", ""], rows))
+        parts.append("\n".join([f"{processor}.toml:", *(line for kind, f in found["kinds"].items() for line in (
+            "", f"[{kind}]", *(f"{k} = {v}" for k, v in f["schedule"].items())))]))
+    return "\n\n".join(parts)
+
+
 def targets(r: dict) -> str:
     rows = [[t["name"], t["title"], t["here"], "yes" if t["can_compile"] else "no",
              "yes" if t["can_run"] else "no"] for t in r["targets"]]

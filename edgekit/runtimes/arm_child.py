@@ -75,9 +75,10 @@ class Machine:
             nonlocal instructions
             instructions += size // 4
 
-        for k, value in enumerate(args):
+        for k, value in enumerate(args[:8]):
             uc.reg_write(r.UC_ARM64_REG_X0 + k, value)
-        uc.reg_write(r.UC_ARM64_REG_SP, STACK + STACK_BYTES - 64)
+        uc.mem_write(STACK + STACK_BYTES - 256, b"".join(value.to_bytes(8, "little") for value in args[8:]))
+        uc.reg_write(r.UC_ARM64_REG_SP, STACK + STACK_BYTES - 256)
         uc.reg_write(r.UC_ARM64_REG_LR, STOP)
         hook = uc.hook_add(self.unicorn.UC_HOOK_BLOCK, block) if count else None
         if count:

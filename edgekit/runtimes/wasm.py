@@ -84,13 +84,14 @@ class Sandbox:
         from wasmtime import _ffi as ffi
         function = self._function(symbol)
         given, result = (ffi.wasmtime_val_t * len(args))(), (ffi.wasmtime_val_t * 1)()
+        returned = len(function.type(self._store).results)
         for value, arg in zip(given, args):
             value.kind, value.of.i32 = 0, ctypes.c_int32(arg).value
         trap = ctypes.POINTER(ffi.wasm_trap_t)()
         run, store = ffi.wasmtime_func_call, self._store._context()
         where, out = ctypes.byref(function._func), ctypes.byref(trap)
         start = time.perf_counter()
-        error = run(store, where, given, len(args), result, 1, out)
+        error = run(store, where, given, len(args), result, returned, out)
         seconds = time.perf_counter() - start
         if error or trap:
             raise RuntimeStatusError("the WebAssembly code stopped", where=f"wasm, {symbol}", status="FAULT")

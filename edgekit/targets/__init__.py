@@ -1,7 +1,10 @@
 """The devices edgekit knows: one TOML file each, read into a frozen `Target`."""
+import os
 import tomllib
 from dataclasses import dataclass, replace
 from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any
 
 from edgekit.errors import InputError
@@ -54,7 +57,16 @@ def processor(cpu: str, features: tuple[str, ...]) -> str:
 
 
 def schedule_of(cpu: str, features: tuple[str, ...]) -> Table:
-    """What was found best on that processor: `schedules/PROCESSOR.toml`, empty where nobody looked."""
-    file = resources.files(__name__).joinpath("schedules", processor(cpu, features) + ".toml")
-    raw = tomllib.loads(file.read_text("utf-8")) if file.is_file() else {}
-    return tuple(sorted((kind, tuple(sorted(values.items()))) for kind, values in raw.items()))
+    """What was found best on that processor: PROCESSOR.toml in the folder EDGEKIT_SCHEDULES or else in `schedules`; empty
+    where nobody looked. InputError for a file that is no such table."""
+    name, own = processor(cpu, features) + ".toml", os.environ.get("EDGEKIT_SCHEDULES")
+    file: Traversable = Path(own) / name if own else resources.files(__name__).joinpath("schedules", name)
+    if own and not file.is_file():
+        file = resources.files(__name__).joinpath("schedules", name)
+    if not file.is_file():
+        return ()
+    try:
+        raw = tomllib.loads(file.read_text("utf-8"))
+        return tuple(sorted((kind, tuple(sorted(values.items()))) for kind, values in raw.items()))
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"no table of schedules: {error}", where=str(file), fix="make it with `edgekit tune`") from None

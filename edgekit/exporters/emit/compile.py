@@ -60,7 +60,7 @@ def _writable(folder: Path) -> Path:
 
 
 @cache
-def _generation() -> str:
+def generation() -> str:
     """Changes with the compiler and with the source of the kernels."""
     digest = hashlib.sha256(metadata.version("apache-tvm").encode())
     sources = [*resources.files("edgekit.exporters.kernels").iterdir(), resources.files("edgekit.exporters.emit") / "compiler.py"]
@@ -76,23 +76,8 @@ def compile_kernels(kernels: Sequence[Kernel], target: Target, prefix: str, work
     names: the layer a kernel belongs to, for messages. Raises CompilerError when a kernel cannot be compiled or the
     compiler crashes, MissingToolError without the compilers.
     """
-    for package in ("apache-tvm", "ziglang"):
-        try:
-            metadata.version(package)
-        except metadata.PackageNotFoundError:
-            raise MissingToolError(f"exporting needs {package}", fix="pip install 'edgekit-deploy[export]'") from None
     kernels = list(dict.fromkeys(kernels))
-    folder = _writable(cache_folder() / "kernels")
-    base = hashlib.sha256(f"{_generation()} {target}".encode())
-
-    def place(kernel: Kernel) -> Path:
-        digest = base.copy()
-        digest.update(repr(kernel).encode())
-        return folder / f"{digest.hexdigest()[:40]}.s"
-    paths = {k: place(k) for k in kernels}
-    missing = [k for k in kernels if not paths[k].exists()]
-    if missing:
-        _run_compiler(missing, paths, target, names or {}, progress)
+    paths = dict(zip(kernels, kernel_assembly([(k, target) for k in kernels], names, progress), strict=True))
     symbols, sources = {}, []
     for number, kernel in enumerate(kernels):
         head, text = paths[kernel].read_text("utf-8").split("\n", 1)
@@ -104,7 +89,24 @@ def compile_kernels(kernels: Sequence[Kernel], target: Target, prefix: str, work
     return Compiled(assemble(sources, target), symbols)
 
 
-def _run_compiler(kernels, paths, target: Target, names, progress) -> None:
+def kernel_assembly(pairs: Sequence[tuple[Kernel, Target]], names: Mapping[Kernel, str] | None = None,
+                    progress: Callable[[str], None] = lambda _: None) -> list[Path]:
+    """Files with LLVM's assembly of each kernel for its target, from the cache; one process compiles what is missing."""
+    for package in ("apache-tvm", "ziglang"):
+        try:
+            metadata.version(package)
+        except metadata.PackageNotFoundError:
+            raise MissingToolError(f"exporting needs {package}", fix="pip install 'edgekit-deploy[export]'") from None
+    folder = _writable(cache_folder() / "kernels")
+    places = [folder / f"{hashlib.sha256(f'{generation()} {t}{k!r}'.encode()).hexdigest()[:40]}.s" for k, t in pairs]
+    missing = {place: pair for place, pair in zip(places, pairs, strict=True) if not place.exists()}
+    if missing:
+        _run_compiler(missing, names or {}, progress)
+    return places
+
+
+def _run_compiler(jobs: Mapping[Path, tuple[Kernel, Target]], names: Mapping[Kernel, str], progress: Callable[[str], None]) -> None:
+    kernels, wanted = [k for k, _ in jobs.values()], [t for _, t in jobs.values()]
     here = str(Path(__file__).parents[3])  # a checkout that is not installed
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH", "")]))}
     child = subprocess.Popen([sys.executable, "-P", "-m", "edgekit.exporters.emit.compiler"], stdin=subprocess.PIPE,
@@ -114,7 +116,7 @@ def _run_compiler(kernels, paths, target: Target, names, progress) -> None:
     reader = threading.Thread(target=lambda pipe=child.stderr: log.append(pipe.read()), daemon=True)
     reader.start()
     try:
-        pickle.dump((target, {n: (k, str(paths[k])) for n, k in enumerate(kernels)}), child.stdin)
+        pickle.dump({n: (k, t, str(place)) for n, (place, (k, t)) in enumerate(jobs.items())}, child.stdin)
         child.stdin.close()
         current = None
         for line in child.stdout:
@@ -122,10 +124,10 @@ def _run_compiler(kernels, paths, target: Target, names, progress) -> None:
             if "start" in message:
                 current = message["start"]
                 if current % 10 == 0:
-                    progress(f"{target.name}: compiling kernel {current + 1} of {len(kernels)}")
+                    progress(f"{wanted[current].name}: compiling kernel {current + 1} of {len(kernels)}")
             elif "failed" in message:
                 kernel = kernels[message["failed"]]
-                raise CompilerError(f"the compiler refused a kernel for {target.name}: {message['why']}",
+                raise CompilerError(f"the compiler refused a kernel for {wanted[message['failed']].name}: {message['why']}",
                                     where=names.get(kernel, type(kernel).__name__),
                                     fix="please report this with the model")
             else:
@@ -135,7 +137,7 @@ def _run_compiler(kernels, paths, target: Target, names, progress) -> None:
             reader.join(5)
             tail = b"".join(log).decode("utf-8", "replace").strip().splitlines()[-1:]
             where = names.get(kernels[current], type(kernels[current]).__name__) if current is not None else ""
-            raise CompilerError(f"the compiler for {target.name} ended with code {code}" + (f": {tail[0]}" if tail else ""),
+            raise CompilerError(f"the compiler for {wanted[current or 0].name} ended with code {code}" + (f": {tail[0]}" if tail else ""),
                                 where=where, fix="free disk space and memory, or please report this with the model")
     finally:
         if child.poll() is None:

@@ -36,15 +36,15 @@ def assembly(kernel, target) -> tuple[str, int]:
 
 
 def main() -> None:
-    """Reads (target, {number: (kernel, path)}) from standard input; writes each assembly to its path."""
-    target, jobs = pickle.load(sys.stdin.buffer)  # from the parent process only
+    """Reads {number: (kernel, target, path)} from standard input; writes each assembly to its path."""
+    jobs = pickle.load(sys.stdin.buffer)  # from the parent process only
     out = sys.stdout
     sys.stdout = sys.stderr  # nothing else may write among the messages
     sys.modules["torch"] = None  # type: ignore[assignment]  # TVM would import it, a second for nothing
 
     def say(**message) -> None:
         print(json.dumps(message), file=out, flush=True)
-    for number, (kernel, path) in jobs.items():
+    for number, (kernel, target, path) in jobs.items():
         say(start=number)
         try:
             text, units = assembly(kernel, target)

@@ -6,9 +6,10 @@ packed, so that one file of weights serves every target. Values come from `targe
 """
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from edgekit.errors import InputError
+from edgekit.targets import processor
 
 if TYPE_CHECKING:
     from edgekit.targets import Target
@@ -161,6 +162,12 @@ KINDS: dict[str, type[Schedule]] = {"conv": ConvSchedule, "depthwise": Depthwise
                                     "matmul": MatMulSchedule, "recurrent": RecurrentSchedule}
 
 
+def kind_of(kernel: Any) -> str | None:
+    """The kind of schedule that a kernel (of `spec`) follows, None where it has none."""
+    name = type(kernel).__name__.lower()
+    return "depthwise" if name == "conv" and kernel.fan_in == 1 else name if name in KINDS else None
+
+
 def machine_of(target: "Target") -> Machine:
     """The machine of a target, its schedules from `target.schedule`. Raises InputError for a name or value that none has."""
     wasm = target.triple.startswith("wasm32")
@@ -171,6 +178,12 @@ def machine_of(target: "Target") -> Machine:
         raise InputError(f"no kernel has the schedule {min(unknown)!r}", where=target.name, fix="one of: " + ", ".join(KINDS))
     held = {kind: _filled(cls.default(accumulators, by_element), given.get(kind, {}), f"{target.name}, schedule.{kind}") for kind, cls in KINDS.items()}
     return Machine("int32" if wasm else "int64", target.lanes, accumulators, by_element, **held)
+
+
+def schedules_of(target: "Target") -> dict[str, dict[str, dict[str, int]]]:
+    """Every value that the kernels of a target follow: of each processor that it is compiled for, of each kind."""
+    levels = getattr(target, "levels", (target,))
+    return {processor(t.cpu, t.features): {kind: asdict(getattr(machine_of(t), kind)) for kind in KINDS} for t in levels}
 
 
 def _filled(schedule, values: dict, where: str):
