@@ -1,7 +1,8 @@
 """The shipped library of this machine, loaded with ctypes: the very code that an app links, in real time.
 
 Running it is running a program: open only bundles whose makers you trust, or use the wasm target. Everything that can
-be made beforehand is made when the session opens, so a call costs one foreign call and a copy of each array.
+be made beforehand is made when the session opens, so a call costs one foreign call and a copy of each small array; large
+arrays are read and written where they are.
 """
 import ctypes
 import mmap
@@ -33,6 +34,7 @@ from edgekit.runtimes.session import (
 )
 
 ALIGN = 64
+SMALL = 1 << 16  # bytes up to which copying an array into a buffer is quicker than asking for its address
 
 
 class View(ctypes.Structure):
@@ -42,26 +44,42 @@ class View(ctypes.Structure):
 
 
 class Call:
-    """One entry, ready to be called: `function(*args)` reads `inputs` and writes `outputs`, buffers that stay."""
+    """One entry, ready to be called: `function(*args)` between `give` and `take`. Buffers of small ports stay."""
 
     def __init__(self, library: ctypes.CDLL, model: ctypes.c_void_p, entry: Entry):
         self.entry = entry
         self.inputs = [(p.name, p.shape, p.dtype, _buffer(p)) for p in entry.inputs]
-        self.outputs = [(p.name, _buffer(p)) for p in entry.outputs]
+        self.outputs: list[tuple[str, Any]] = [(p.name, _buffer(p)) for p in entry.outputs]
         ins = _views(entry.inputs, [buffer for *_, buffer in self.inputs])
         outs = _views(entry.outputs, [buffer for _, buffer in self.outputs])
+        self.read = [(view, p.name) for view, p in zip(ins, entry.inputs) if p.nbytes > SMALL]
+        self.written = [(view, p) for view, p in zip(outs, entry.outputs) if p.nbytes > SMALL]
         self.function = _function(library, entry.symbol)
         self.args = model, ins, ctypes.c_size_t(len(ins)), outs, ctypes.c_size_t(len(outs))
 
-    def give(self, inputs: Arrays) -> None:
-        """Checks the inputs and copies them in."""
+    def give(self, inputs: Arrays) -> list[np.ndarray]:
+        """Checks the inputs, copies small ones in and points to large ones. The large arrays, inputs and then new outputs,
+        to be kept until the call is over."""
         if len(inputs) != len(self.inputs):
             checked(inputs, self.entry)
         for name, shape, dtype, buffer in self.inputs:
             array = inputs.get(name)
             if type(array) is not np.ndarray or array.shape != shape or array.dtype != dtype:
                 checked(inputs, self.entry)
-            buffer[...] = array
+            if buffer is not None:
+                buffer[...] = array
+        if not self.read and not self.written:
+            return []
+        large = [np.ascontiguousarray(inputs[name]) for _, name in self.read]
+        large += [np.empty(p.shape, p.dtype) for _, p in self.written]
+        for (view, _), array in zip([*self.read, *self.written], large):
+            view.data = array.ctypes.data
+        return large
+
+    def take(self, large: list[np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs; large: what `give` returned."""
+        new = iter(large[len(self.read):])
+        return {name: next(new) if buffer is None else buffer.copy() for name, buffer in self.outputs}
 
 
 class HostSession:
@@ -92,11 +110,11 @@ class HostSession:
         """See `Session`."""
         with self._lock:
             call = self._calls.get(entry) or self._call(entry)
-            call.give(inputs)
+            large = call.give(inputs)
             status = call.function(*call.args)
             if status:
                 check(status, self._name)
-            return {name: buffer.copy() for name, buffer in call.outputs}
+            return call.take(large) if large else {name: buffer.copy() for name, buffer in call.outputs}
 
     def reset(self) -> None:
         """See `Session`."""
@@ -120,11 +138,12 @@ class HostSession:
         clock = time.perf_counter
         with self._lock:
             call = self._call(entry)
-            call.give(inputs)
+            large = call.give(inputs)
             function, args = call.function, call.args
             start = clock()
             status = function(*args)
             seconds = clock() - start
+            del large
             check(status, self._name)
             return seconds
 
@@ -141,8 +160,9 @@ class HostSession:
         with self._lock:
             call = self._call(entry)
             index = ctypes.c_uint32(call.entry.index)
-            call.give(inputs)
+            large = call.give(inputs)
             self._do("load", index, *call.args[1:3])
+            del large
             return every_step(step, self._name)
 
     def instructions(self, inputs: Arrays, entry: str) -> int:
@@ -203,12 +223,13 @@ def _mapped(path: Path) -> np.ndarray:
         return np.frombuffer(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
 
 
-def _buffer(port: Port) -> np.ndarray:
-    return aligned(port.nbytes).view(port.dtype).reshape(port.shape)
+def _buffer(port: Port) -> np.ndarray | None:
+    return aligned(port.nbytes).view(port.dtype).reshape(port.shape) if port.nbytes <= SMALL else None
 
 
-def _views(ports: tuple[Port, ...], buffers: list[np.ndarray]) -> ctypes.Array:
-    return (View * len(ports))(*(View(b.ctypes.data, b.nbytes, p.code) for p, b in zip(ports, buffers)))
+def _views(ports: tuple[Port, ...], buffers: list[np.ndarray | None]) -> ctypes.Array:
+    return (View * len(ports))(*(View(None if b is None else b.ctypes.data, p.nbytes, p.code)
+                                 for p, b in zip(ports, buffers)))
 
 
 def _function(library: ctypes.CDLL, symbol: str) -> Any:

@@ -59,6 +59,15 @@ def test_every_entry_and_state_shared_between_them(session):
         session.run({"x": X, "k": K}, "encode")
 
 
+def test_large_arrays_of_any_layout_and_results_that_stay(session):
+    z = np.linspace(-1, 1, 3 * BIG, dtype=np.float32)
+    z.flags.writeable = False
+    inputs = [z[:BIG], z[::3], z[::-3]]
+    outs = [session.run({"z": x}, "decode")["w"] for x in inputs]
+    for x, out in zip(inputs, outs):
+        np.testing.assert_array_equal(out, x + np.float32(1))
+
+
 def test_save_and_restore(session):
     session.run({"x": X, "k": K}, "run")
     kept = session.save()
