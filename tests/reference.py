@@ -147,6 +147,20 @@ def run_conv(k: spec.Conv, x, *args) -> None:
     _result(view(rest[-1], shape, k.output.strides), body(k.post, [y.astype(np.float32), *extras]))
 
 
+def run_depthwise(k: spec.Depthwise, x, w, bias, *rest) -> None:
+    shape = (k.batch, k.channels, *k.spatial)
+    images = view(x, (k.batch, k.channels // k.fan_out, *k.size), (*k.x, 1)).astype(np.float64)
+    below = [max(0, (o - 1) * s + (n - 1) * d + 1 - lo - size)
+             for o, s, n, d, lo, size in zip(k.spatial, k.stride, k.kernel, k.dilation, k.pads, k.size, strict=True)]
+    padded = np.pad(images, [(0, 0), (0, 0), *zip(k.pads, below, strict=True)]).repeat(k.fan_out, axis=1)
+    y = np.zeros(shape) + bias[:k.channels].reshape(-1, 1, 1)
+    for tap in np.ndindex(*k.kernel):
+        rows, columns = (slice(t * d, t * d + (o - 1) * s + 1, s) for t, d, o, s in zip(tap, k.dilation, k.spatial, k.stride, strict=True))
+        y += padded[:, :, rows, columns] * w[:k.channels * k.kernel[0] * k.kernel[1]].reshape(-1, *k.kernel)[(slice(None), *tap)].reshape(-1, 1, 1)
+    extras = _extras(k.extras, rest[:-1], shape)
+    _result(view(rest[-1], shape, k.output.strides), body(k.post, [y.astype(np.float32), *extras]))
+
+
 def run_matmul(k: spec.MatMul, a, b, *args) -> None:
     av, bv = view(a, (*k.batch, k.m, k.k), k.a.strides), view(b, (*k.batch, k.k, k.n), k.b.strides)
     wide = np.float64 if av.dtype.kind == "f" else av.dtype
@@ -195,7 +209,7 @@ def run_recurrent(k: spec.Recurrent, xp, *args) -> None:
 
 
 RUN = {spec.Map: run_map, spec.Gather: run_gather, spec.Scatter: run_scatter, spec.Reduce: run_reduce, spec.Arg: run_arg, spec.Norm: run_norm, spec.Linear: run_linear,
-       spec.Conv: run_conv, spec.MatMul: run_matmul, spec.Recurrent: run_recurrent}
+       spec.Conv: run_conv, spec.Depthwise: run_depthwise, spec.MatMul: run_matmul, spec.Recurrent: run_recurrent}
 
 
 def run_kernel(kernel, *args: np.ndarray) -> None:

@@ -152,6 +152,23 @@ class Draw:
         return k, [self.floats(inputs * prod(phases) * prod(steps)), *operands, self.floats(channels),
                    np.zeros(channels * prod(n + 2 for n in spatial), np.float32)]
 
+    def depthwise(self):
+        kernel = self.r.choice([(3, 3), (3, 3), (1, 1), (5, 5), (1, 9), (2, 3), (7, 7)])
+        stride, dilation = (tuple(self.r.choice([1, 1, 2]) for _ in range(2)) for _ in range(2))
+        spatial = (self.r.choice([1, 2, 7, 13, 30]), self.r.choice([1, 2, 7, 14, 16, 29, 83]))
+        if kernel[0] == 1 and self.r.random() < 0.5:
+            spatial = (1, 300)
+        pads, after = (tuple(self.r.choice([0, 1, 1, 2]) for _ in range(2)) for _ in range(2))
+        reach = [(o - 1) * s + (n - 1) * d + 1 for o, s, n, d in zip(spatial, stride, kernel, dilation, strict=True)]
+        size = tuple(max(1, n - lo - hi) for n, lo, hi in zip(reach, pads, after, strict=True))
+        batch, inputs, fan_out = self.r.choice([1, 1, 2]), self.r.choice([1, 3]), self.r.choice([1, 1, 2])
+        channels = inputs * fan_out
+        x = self.padded((batch, inputs, *size)).strides[:3]
+        out, extra = self.padded((batch, channels, *spatial)), Tensor(F, (0, 1, 0, 0))
+        k = spec.Depthwise(batch, channels, fan_out, kernel, stride, dilation, pads, size, spatial, x, (extra,), (ADD, RELU), out)
+        return k, [self.floats(span(Tensor(F, (*x, 1)), (batch, inputs, *size))), self.floats(channels * prod(kernel)), self.floats(channels),
+                   self.floats(channels), np.zeros(span(out, (batch, channels, *spatial)), np.float32)]
+
     def recurrent(self):
         cell, hidden, batch, steps = self.r.choice(["LSTM", "GRU", "RNN"]), self.r.choice([8, 16, 20]), self.r.choice([1, 3, 6]), self.r.choice([1, 4])
         gates, v = {"LSTM": 4, "GRU": 3, "RNN": 1}[cell], self.r.choice([4, 8])
@@ -169,7 +186,7 @@ class Draw:
                    np.zeros(k.scratch_floats, np.float32)]
 
 
-KINDS = ("map", "gather", "reduce", "arg", "norm", "matmul", "linear", "conv", "recurrent")
+KINDS = ("map", "gather", "reduce", "arg", "norm", "matmul", "linear", "conv", "depthwise", "recurrent")
 MACHINES = {
     "host": targets.load("host"),
     **{level: replace(targets.load("host"), cpu=level, features=(), schedule=targets.schedule_of(level, ()),

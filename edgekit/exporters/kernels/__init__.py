@@ -3,11 +3,20 @@
 
 def build(kernel, machine):
     """The `tirx.PrimFunc` of a kernel for a `loops.Machine`, and its number of units."""
-    from edgekit.exporters.kernels import convolution, elementwise, linear, matmul, recurrent, reduction, spec
+    from edgekit.exporters.kernels import (
+        convolution,
+        depthwise,
+        elementwise,
+        linear,
+        matmul,
+        recurrent,
+        reduction,
+        spec,
+    )
     builders: dict = {
         spec.Map: elementwise.build_map, spec.Gather: elementwise.build_gather,
         spec.Scatter: elementwise.build_scatter, spec.Reduce: reduction.build_reduce, spec.Arg: reduction.build_arg, spec.Norm: reduction.build_norm,
-        spec.Conv: convolution.build_conv, spec.Linear: linear.build_linear, spec.MatMul: matmul.build_matmul,
+        spec.Conv: convolution.build_conv, spec.Depthwise: depthwise.build_depthwise, spec.Linear: linear.build_linear, spec.MatMul: matmul.build_matmul,
         spec.Recurrent: recurrent.build_recurrent,
     }
     return builders[type(kernel)](kernel, machine)

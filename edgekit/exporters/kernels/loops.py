@@ -3,7 +3,7 @@
 No schedules: a kernel states its loops, its registers and its loads, and LLVM sees exactly those. Accumulators are
 one-element local buffers of vector type, which LLVM keeps in registers; local arrays live on the stack.
 """
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from tvm import tirx
@@ -22,6 +22,11 @@ def vector(dtype: str, lanes: int) -> str:
 
 def broadcast(value, lanes: int):
     return value if lanes == 1 else tirx.Broadcast(value, lanes)
+
+
+def shuffle(vectors: Sequence, numbers: Sequence[int]):
+    """Lanes of vectors laid end to end, by their numbers."""
+    return tirx.Shuffle(list(vectors), [const(n, "int32") for n in numbers])
 
 
 class Code:
@@ -76,6 +81,10 @@ class Code:
 
     def store_at(self, buffer, value, indices, lanes: int) -> None:
         self._add(tirx.BufferStore(buffer, value, [indices + broadcast(self.i(self._skew), lanes)]))
+
+    def zeros(self, lanes: int):
+        """Zeros of float32 that the compiler does not know to be zeros: with known ones LLVM makes a shuffle an expand, four times as slow."""
+        return broadcast(self._skew.astype("float32"), lanes)
 
     def let(self, value):
         """The value, computed once, here.

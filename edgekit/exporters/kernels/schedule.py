@@ -61,22 +61,19 @@ class ConvSchedule:
 
 @dataclass(frozen=True)
 class DepthwiseSchedule:
-    """Convolutions of one channel each: `vectors` of positions, a list of `unrolled` taps or fewer without a loop."""
+    """Convolutions of one channel each: a strip of `vectors` columns at most slides down an image."""
 
     vectors: int
-    unrolled: int
-    strip_floats: int
+    products: int  # of a turn of the loop over rows, at most: what it is unrolled to
 
     @classmethod
     def default(cls, accumulators: int, by_element: bool) -> Self:
-        return cls(min(accumulators, 8), 32, 4096)
+        return cls(4, 512)
 
     @classmethod
     def candidates(cls, accumulators: int) -> Iterator[Self]:
-        for vectors in (2, 4, 6, 8, 12):
-            if vectors <= accumulators:
-                for strip in (2048, 4096, 8192):
-                    yield cls(vectors, 32, strip)
+        for vectors in (1, 2, 3, 4, 6, 8):
+            yield cls(vectors, 512)
 
 
 @dataclass(frozen=True)
@@ -165,7 +162,7 @@ KINDS: dict[str, type[Schedule]] = {"conv": ConvSchedule, "depthwise": Depthwise
 def kind_of(kernel: Any) -> str | None:
     """The kind of schedule that a kernel (of `spec`) follows, None where it has none."""
     name = type(kernel).__name__.lower()
-    return "depthwise" if name == "conv" and kernel.fan_in == 1 else name if name in KINDS else None
+    return name if name in KINDS else None
 
 
 def machine_of(target: "Target") -> Machine:

@@ -131,6 +131,31 @@ class Conv:
 
 
 @dataclass(frozen=True)
+class Depthwise:
+    """Depthwise convolution: every output channel reads one input channel.  args: x, w, bias, extras..., output.
+
+    x: images as they lie, without padding: element strides over (batch, channel, row), columns side by side. What lies
+    outside of an image is zero. w: (channels, *kernel) float32; bias: (channels,).
+    Output channel c reads input channel c // fan_out, of extents `size`. Pairs are (rows, columns); pads: before the first
+    row and column. post: value 0 is the sum with bias; extras and output have strides over (batch, channel, row, column).
+    """
+
+    batch: int
+    channels: int              # output channels
+    fan_out: int               # output channels that read the same input channel
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    pads: tuple[int, int]
+    size: tuple[int, int]      # input extents
+    spatial: tuple[int, int]   # output extents
+    x: tuple[int, int, int]
+    extras: tuple[Tensor, ...]
+    post: Body
+    output: Tensor
+
+
+@dataclass(frozen=True)
 class Linear:
     """Position-major group-sparse product: linear layers, projections, batch 1.
 
@@ -252,4 +277,4 @@ class Recurrent:
         return self.batch * self.hidden * (self.gates + self.reset_first)
 
 
-Kernel = Map | Reduce | Arg | Norm | Conv | Linear | MatMul | Gather | Scatter | Recurrent
+Kernel = Map | Reduce | Arg | Norm | Conv | Depthwise | Linear | MatMul | Gather | Scatter | Recurrent

@@ -7,6 +7,7 @@ import numpy as np
 
 from edgekit.exporters.kernels import spec
 from edgekit.exporters.kernels.spec import Tensor
+from edgekit.exporters.lower import depthwise
 from edgekit.exporters.lower.builder import Builder, Node
 from edgekit.exporters.lower.movement import frame
 from edgekit.exporters.lower.products import F, floats_only, in_float32, linear, rooted, tensors
@@ -92,6 +93,8 @@ def convolve(b: Builder, x: Value, w: np.ndarray, bias, groups: int, stride, dil
         p = packed(b, flat, bias, POSITION_MAJOR)
         return linear(b, b.reshaped(x, (n, flat.shape[1])), p, outputs, shape, op, flat.shape[1])
     fan_out = outputs // groups
+    if groups == x.shape[1] and depthwise.fits(kernel, stride, dilation):
+        return depthwise.depthwise(b, x, flat, bias, kernel, stride, dilation, pads, shape, op)
     if groups == 1:
         p = packed(b, flat, bias, CHANNEL_MAJOR)
     else:

@@ -1,0 +1,163 @@
+"""Depthwise: convolutions whose output channels read one input channel each.
+
+A unit is one output channel of one image. A strip of columns, a few vectors wide, walks down the image: each input row is
+loaded once and goes into the sums of all output rows that it serves. Those sums stay in registers, in a ring of as many
+rows as are open at a time, and a finished row goes through the fused body straight to the output. Padding is not in
+memory: rows outside are left out, and lanes outside are zeros shuffled in at the edges.
+"""
+from collections.abc import Iterator
+from itertools import groupby
+
+from edgekit.exporters.kernels.body import evaluate, lanes_for, read, write
+from edgekit.exporters.kernels.loops import Code, shuffle
+from edgekit.exporters.kernels.schedule import Machine
+from edgekit.exporters.kernels.spec import Depthwise
+
+F = "float32"
+
+
+def ring(kernel: int, stride: int, dilation: int) -> int:
+    """Output rows that are open at a time."""
+    return -(-((kernel - 1) * dilation + 1) // stride)
+
+
+def build_depthwise(k: Depthwise, machine: Machine):
+    code = Code(machine)
+    x, w, bias = code.operand(F), code.operand(F), code.operand(F)
+    extras = [code.operand(t.dtype) for t in k.extras]
+    out = code.operand(k.output.dtype)
+    taps, width = k.kernel[0] * k.kernel[1], k.spatial[1]
+    lanes = lanes_for(code, 1 << (width - 1).bit_length())
+    size = ring(k.kernel[0], k.stride[0], k.dilation[0])
+    free = machine.accumulators - taps if taps < machine.accumulators else machine.accumulators
+    widest = max(1, min(machine.depthwise.vectors, free // size, machine.depthwise.products // (size * taps)))
+    with code.units() as u:
+        n, c = (code.let(u // code.i(k.channels)), code.let(u % code.i(k.channels))) if k.batch > 1 else (code.i(0), u)
+        image = code.let(n * code.i(k.x[0]) + c // code.i(k.fan_out) * code.i(k.x[1]))
+        weights = [code.let(code.load(w, c * code.i(taps) + code.i(t), lanes, 0)) for t in range(taps)]
+        first = code.let(code.load(bias, c, lanes, 0))
+
+        def finish(sums, row, column) -> None:
+            for at, wide in _pieces(min(lanes, width)):
+                position = [n, c, row, column + code.i(at)]
+                value = code.let(sums if wide == lanes else shuffle([sums], range(at, at + wide)))
+                values = [value, *(read(code, b, t, position, wide) for b, t in zip(extras, k.extras, strict=True))]
+                write(code, out, k.output, evaluate(code, k.post, values, wide), position, wide)
+        for starts, count in _strips(k, lanes, widest):
+            with code.loop(count) as t:
+                moved = code.let(t * code.i(len(starts) * lanes)) if count > 1 else code.i(0)
+                _walk(code, k, x, image + moved * code.i(k.stride[1]), starts, lanes, weights, first,
+                      lambda sums, row, start, moved=moved: finish(sums, row, moved + code.i(start)))
+    return code.function(), k.batch * k.channels
+
+
+def _pieces(n: int) -> Iterator[tuple[int, int]]:
+    """(start, length) of powers of two that make up n, the largest first."""
+    at = 0
+    while at < n:
+        length = 1 << ((n - at).bit_length() - 1)
+        yield at, length
+        at += length
+
+
+def _strips(k: Depthwise, lanes: int, widest: int) -> Iterator[tuple[tuple[int, ...], int]]:
+    """(output columns where the vectors of a strip start, how many such strips follow each other).
+
+    The last vector of a row ends with it and may cover columns of the one before it a second time.
+    """
+    width = k.spatial[1]
+    starts = [min(at, max(0, width - lanes)) for at in range(0, width, lanes)]
+    count = -(-len(starts) // widest)
+    wide = -(-len(starts) // count)
+    strips = [tuple(starts[at:at + wide]) for at in range(0, len(starts), wide)]
+
+    def alike(strip: tuple[int, ...]) -> object:
+        """What tells strips apart that are not the same but for their place."""
+        free = all(_free(k, lanes, start, tap) for start in strip for tap in range(k.kernel[1]))
+        return free and len(strip) == wide and strip[-1] % lanes == 0 or strip
+    for key, group in groupby(strips, alike):
+        same = list(group)
+        yield same[0], len(same)
+
+
+def _walk(code: Code, k: Depthwise, x, image, starts, lanes: int, weights, first, finish) -> None:
+    """A strip from the first row to the last: turns of the ring, those that meet no border in a loop."""
+    height, (kernel, stride, dilation) = k.spatial[0], (k.kernel[0], k.stride[0], k.dilation[0])
+    size = ring(kernel, stride, dilation)
+    sums = [[code.register(F, lanes) for _ in starts] for _ in range(size)]
+
+    def turn(row, number: int | None) -> None:
+        """The input rows from the first of output row `row` (`number`, if it is known) to the first of row + size."""
+        above = code.let(image + (row * code.i(stride) - code.i(k.pads[0])) * code.i(k.x[2]))
+        for step in range(size * stride):
+            inside = number is None or 0 <= number * stride - k.pads[0] + step < k.size[0]
+            for start, held in zip(starts, zip(*sums, strict=True), strict=True):
+                columns: dict[int, object] = {}
+                for ahead in range(1 - size, size):  # rows opened in the turn before have negative numbers
+                    tap, rest = divmod(step - ahead * stride, dilation)
+                    known = number is None or 0 <= number + ahead < height
+                    if rest or not 0 <= tap < kernel or not known:
+                        continue
+                    total = held[ahead % size]
+                    if tap == 0:
+                        total.set(first)
+                    if inside:
+                        for t in range(k.kernel[1]):
+                            if t not in columns:
+                                columns[t] = _column(code, k, x, above + code.i(step * k.x[2]), lanes, start, t)
+                            if columns[t] is not None:
+                                total.set(total.value + weights[tap * k.kernel[1] + t] * columns[t])
+                    if tap == kernel - 1:
+                        finish(total.value, row + code.i(ahead), start)
+    turns = -(-((height - 1) * stride + (kernel - 1) * dilation + 1) // (size * stride))
+
+    def meets_no_border(number: int) -> bool:
+        top = number * size * stride - k.pads[0]
+        return number > 0 and (number + 1) * size <= height and top >= 0 and top + size * stride <= k.size[0]
+    for free, group in groupby(range(turns), meets_no_border):
+        numbers = list(group)
+        if free and len(numbers) > 1:
+            with code.loop(len(numbers), numbers[0]) as t:
+                turn(code.let(t * code.i(size)), None)
+        else:
+            for number in numbers:
+                turn(code.i(number * size), number * size)
+
+
+def _first(k: Depthwise, start: int, tap: int) -> int:
+    """The input column that column `tap` of the kernel meets for output column `start`."""
+    return start * k.stride[1] + tap * k.dilation[1] - k.pads[1]
+
+
+def _free(k: Depthwise, lanes: int, start: int, tap: int) -> bool:
+    """Whether all lanes of a vector lie inside of the image, and what is loaded with them begins inside."""
+    at, stride = _first(k, start, tap), k.stride[1]
+    return at - at % stride >= 0 and at + stride * (lanes - 1) < k.size[1]
+
+
+def _column(code: Code, k: Depthwise, x, row, lanes: int, start: int, tap: int):
+    """The elements of an input row that column `tap` of the kernel meets, from output column `start` on; None: all outside."""
+    stride, width, at = k.stride[1], k.size[1], _first(k, start, tap)
+    columns = [at + stride * lane for lane in range(min(lanes, k.spatial[1]))]
+    inside = [0 <= column < width for column in columns]
+    if not any(inside):
+        return None
+    begin, length = at - at % stride, lanes * stride
+    if not _free(k, lanes, start, tap):
+        length = min(length, 1 << (width - 1).bit_length())
+        begin = min(max(begin, 0), max(0, width - length))
+    loaded = code.let(code.load(x, row + code.i(begin), length))
+    numbers = [column - begin for column in columns]
+    if all(inside) and numbers == list(range(len(numbers))) and length == lanes:
+        return loaded
+    vectors, last = [loaded], length - 1
+    if not all(inside):  # zeros on the side where they continue the image: most of these shuffles are shifts
+        left, last = columns[0] < 0, 2 * length - 1
+        zeros = code.let(code.zeros(length))
+        vectors = [zeros, loaded] if left else [loaded, zeros]
+        if left:
+            numbers = [length + n if ok else min(length - 1, max(0, length + n)) for n, ok in zip(numbers, inside, strict=True)]
+        else:
+            numbers = [n if ok else max(n, length) for n, ok in zip(numbers, inside, strict=True)]
+    unused = [numbers[-1] + stride * n for n in range(1, lanes - len(numbers) + 1)]
+    return code.let(shuffle(vectors, [min(n, last) for n in (*numbers, *unused)]))
