@@ -79,7 +79,9 @@ def export(model: Any, *, targets: Iterable[str] = ("host",), sparsity: float = 
                 (staging / f"model{end}.onnx").write_bytes(pruned_model.SerializeToString())
         manifest = _manifest(plan, pruned.layers, chosen, staging, loaded, vectors, sparsity)
         for t in chosen:
-            manifest["targets"][t.name] |= {"cpu_features": list(cpu_features(t)), "schedules": schedules[t.name]}
+            described = [{"name": x.level, "cpu_features": list(cpu_features(x))} for x in t.levels]
+            manifest["targets"][t.name] |= {"cpu_features": described[-1]["cpu_features"], "levels": described if t.better else [],
+                                            "schedules": schedules[t.name]}
         staged = format.BundleFiles(staging, {**manifest, "files": _files(staging)})
         for target, matches in _verify(bundles.Bundle(staged), chosen, progress).items():
             manifest["targets"][target]["verified"] = {
@@ -109,8 +111,13 @@ def _build(plan, target: devices.Target, staging: Path, progress: Progress) -> N
     kernels = [s.kernel for e in plan.entries for s in e.steps]
     names = {s.kernel: s.name for e in plan.entries for s in e.steps}
     progress(f"{target.name}: compiling {len(set(kernels))} kernels")
+    compiled = []
     with tempfile.TemporaryDirectory(prefix="edgekit-") as work:
-        compiled = compile_kernels(kernels, target, model_name(plan.name), Path(work), names, progress)
+        for level in target.levels:
+            folder = Path(work, level.level)
+            folder.mkdir(exist_ok=True)
+            prefix = model_name(plan.name) + (f"_{level.level}" if target.better else "")
+            compiled.append(compile_kernels(kernels, level, prefix, folder, names, progress))
         emit_target(plan, compiled, target, staging)
     progress(f"{target.name}: linked")
 
@@ -141,9 +148,9 @@ def _manifest(plan, layers: Sequence, chosen, staging: Path, loaded, vectors, sp
     found = {}
     for t in chosen:
         files = [p for p in sorted((staging / t.name).rglob("*")) if p.is_file()]
-        main = next((p for p in files if p.suffix in (".so", ".dylib", ".dll", ".wasm") and "ek_threads" not in p.name), files[0])
-        found[t.name] = {"files": [p.relative_to(staging).as_posix() for p in files], "code_bytes": main.stat().st_size, "verified": None,
-                         "title": t.title}
+        code = [p for p in files if p.suffix in (".so", ".dylib", ".dll", ".wasm") and "ek_threads" not in p.name] or files[:1]
+        found[t.name] = {"files": [p.relative_to(staging).as_posix() for p in files], "code_bytes": max(p.stat().st_size for p in code),
+                         "verified": None, "title": t.title}
     original = {}
     for entry, v in vectors.items():
         for output, expected in v.expected.items():

@@ -132,7 +132,8 @@ def _compile(model: onnx.ModelProto, folder: str) -> _Compiled:
     plan, arrays = lower(loaded.name, [(v.name, v.model) for v in loaded.variants])
     made, work = Path(tempfile.mkdtemp(dir=folder)), Path(tempfile.mkdtemp(dir=folder))
     entry = plan.entries[0]
-    emit_target(plan, compile_kernels([s.kernel for s in entry.steps], host, model_name(plan.name), work), host, made)
+    kernels = compile_kernels([s.kernel for s in entry.steps], host, model_name(plan.name), work)
+    emit_target(plan, [kernels], host, made)
     (made / "weights.bin").write_bytes(pack_weights(plan, arrays))
     ports = {side: [{"name": p.name, "dtype": p.dtype, "shape": list(p.shape)} for p in getattr(entry, side)] for side in ("inputs", "outputs")}
     manifest = {"name": plan.name, "arena_bytes": plan.arena_bytes, "state_bytes": plan.state_bytes,

@@ -167,8 +167,11 @@ def _bundle(r: dict) -> str:
 def _targets_of_bundle(r: dict) -> str:
     def checked(t: dict) -> str:
         return f"{t['verified']['max_rel_error']:.1e} off" if t["verified"] else "not run here"
+    def needs(t: dict) -> str:
+        levels = ", ".join(x["name"] for x in t.get("levels", ()))
+        return f"any; chosen at load: {levels}" if levels and not t["cpu_features"] else levels or " ".join(t["cpu_features"])
     return table(["target", "code", "verified at export", "CPU features"], [
-        [name, size(t["code_bytes"]), checked(t), " ".join(t["cpu_features"])] for name, t in r["targets"].items()])
+        [name, size(t["code_bytes"]), checked(t), needs(t)] for name, t in r["targets"].items()])
 
 
 def _layers(layers: list[dict]) -> str:

@@ -83,12 +83,13 @@ class Call:
 
 
 class HostSession:
-    """A `Session` on this machine. threads: in a pool of the bundle's thread library, whose path is `pool`."""
+    """A `Session` on this machine. threads: in a pool of the bundle's thread library, whose path is `pool`. level: number of
+    a code level, instead of the one that the library chooses."""
 
     measured = True
 
     def __init__(self, library: Path, manifest: dict[str, Any], weights: Path, target: str = "host", threads: int = 1,
-                 pool: Path | None = None):
+                 pool: Path | None = None, level: int | None = None):
         self.target, self._manifest, self._name = target, manifest, prefix(manifest)
         self._entries = entries(manifest)
         self._lock = threading.Lock()
@@ -105,6 +106,8 @@ class HostSession:
         self._calls = {name: Call(self._library, self._model, e) for name, e in self._entries.items()}
         self._do("init", ctypes.c_void_p(self._weights.ctypes.data), ctypes.c_size_t(self._weights.nbytes),
                  ctypes.c_void_p(self._arena.ctypes.data), ctypes.c_size_t(self._arena.nbytes), parallel)
+        if level is not None:
+            self._do("level", ctypes.c_uint32(level))
 
     def run(self, inputs: Arrays, entry: str) -> dict[str, np.ndarray]:
         """See `Session`."""

@@ -233,6 +233,11 @@ def unavailable(what: str, target: str, fix: str) -> UnsupportedError:
     return UnsupportedError(f"{what} cannot be had on {target}", where=target, fix=fix)
 
 
+def levels(manifest: dict[str, Any], target: str) -> list[str]:
+    """Names of a target's code levels, best first; none where there is but one."""
+    return [str(x["name"]) for x in manifest["targets"][target].get("levels", ())]
+
+
 def memory(manifest: dict[str, Any], target: str) -> dict[str, int | None]:
     """Bytes by kind, from the manifest."""
     return {"arena_bytes": int(manifest["arena_bytes"]), "weights_bytes": int(manifest["weights_bytes"]),

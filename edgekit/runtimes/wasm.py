@@ -5,6 +5,9 @@ A module of edgekit imports nothing; one that does is refused before it is insta
 """
 import ctypes
 import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from edgekit.errors import BundleError, MissingToolError, RuntimeStatusError
 
@@ -18,12 +21,7 @@ class Sandbox:
     measured = True
 
     def __init__(self, module: bytes):
-        try:
-            import wasmtime
-        except ImportError:
-            raise MissingToolError("wasm code runs here in 'wasmtime', which is not installed",
-                                   fix="pip install 'edgekit-deploy[wasm]'") from None
-        self._wasmtime = wasmtime
+        self._wasmtime = wasmtime = _wasmtime()
         engine = wasmtime.Engine()
         try:
             compiled = wasmtime.Module(engine, module)
@@ -111,6 +109,28 @@ class Sandbox:
         if address < 0 or address + size > self._memory.data_len(self._store):
             raise RuntimeStatusError("an address outside the WebAssembly memory", where="wasm", status="FAULT")
         return ctypes.addressof(self._memory.data_ptr(self._store).contents) + address
+
+
+def choose(modules: Sequence[Path]) -> bytes:
+    """The first of the modules of which the engine has every instruction; the last one unseen."""
+    wasmtime = _wasmtime()
+    for path in modules[:-1]:
+        module = path.read_bytes()
+        try:
+            wasmtime.Module.validate(wasmtime.Engine(), module)
+            return module
+        except wasmtime.WasmtimeError:
+            continue
+    return modules[-1].read_bytes()
+
+
+def _wasmtime() -> Any:
+    try:
+        import wasmtime
+        return wasmtime
+    except ImportError:
+        raise MissingToolError("wasm code runs here in 'wasmtime', which is not installed",
+                               fix="pip install 'edgekit-deploy[wasm]'") from None
 
 
 def _last(error: Exception) -> str:

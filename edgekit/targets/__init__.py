@@ -20,7 +20,7 @@ class Target:
     name: str
     title: str
     triple: str                   # of LLVM
-    cpu: str                      # of LLVM; on x86-64 a level (x86-64-v3); "native" is resolved when loaded
+    cpu: str                      # of LLVM; on x86-64 an architecture level (x86-64-v3); "native" is resolved when loaded
     features: tuple[str, ...]     # of LLVM, such as "+simd128"
     llvm_options: tuple[str, ...]
     lanes: int  # float32 lanes of a vector
@@ -28,9 +28,16 @@ class Target:
     zig: str                      # target triple for `zig cc`
     shared: str                   # file name pattern of the loadable library, "" where there is none
     static: str                   # file name pattern of the static library, "" where there is none
-    runner: str                   # "host" | "arm" | "wasm" | "" (cannot run here)
+    runner: str                   # "host" | "arm" | "wasm" | "" (cannot run here); "host" becomes "" on other machines
     link: tuple[str, ...]         # extra arguments when the loadable library is linked
     schedule: Table = ()          # of the processor's kernels, as `schedule_of` gives it
+    level: str = ""               # name of the code level that cpu to registers describe, where there are several
+    better: tuple["Target", ...] = ()  # the same device with better processors, best first
+
+    @property
+    def levels(self) -> tuple["Target", ...]:
+        """The code levels, best first, as targets of one level each; the last is what every device of the kind runs."""
+        return (*self.better, replace(self, better=()))
 
 
 def names() -> list[str]:
@@ -45,9 +52,20 @@ def load(name: str) -> Target:
     if name not in names():
         raise InputError(f"unknown target {name!r}", fix="use one of: " + ", ".join(names()))
     raw = tomllib.loads(resources.files(__name__).joinpath(name + ".toml").read_text("utf-8"))
-    known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
-    target = Target(name=name, **known)
-    target = replace(target, **native.describe()) if target.cpu == "native" else target
+    better = raw.pop("better", [])
+    target = Target(name=name, **_frozen(raw))
+    if target.cpu == "native":
+        target = replace(target, **native.describe())
+    elif target.runner == "host" and not native.runs(target.triple):
+        target = replace(target, runner="")
+    return replace(_scheduled(target), better=tuple(_scheduled(replace(target, **_frozen(fields))) for fields in better))
+
+
+def _frozen(fields: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+
+
+def _scheduled(target: Target) -> Target:
     return replace(target, schedule=schedule_of(target.cpu, target.features))
 
 

@@ -38,6 +38,14 @@ def describe() -> dict:
             "zig": f"{arch}-{zig}", "shared": shared}
 
 
+def runs(triple: str) -> bool:
+    """Whether this machine is of that kind."""
+    try:
+        return describe()["triple"] == triple
+    except MissingToolError:
+        return False
+
+
 def x86_level() -> str:
     """The highest level whose features this processor and its system support."""
     have = _flags()

@@ -3,6 +3,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,8 +93,8 @@ def test_sanitizers_find_nothing(two, tmp_path, sanitizer):
         pytest.skip(f"-fsanitize={sanitizer} does not work here")
     for name in ("tiny", "other"):
         host = load("host")
-        kernels = tiny.compiled(tmp_path, host, name).symbols
-        (tmp_path / f"{name}.c").write_text(c_source.source(tiny.plan(name), kernels, ()))
+        kernels = tiny.compiled(tmp_path, host, name)[0].symbols
+        (tmp_path / f"{name}.c").write_text(c_source.source(tiny.plan(name), [c_source.Level(kernels)]))
         (tmp_path / f"{name}_kernels.c").write_text(tiny.KERNELS_C.replace("P_", f"{name}_"))
     generated = [tmp_path / f"{n}{k}.c" for n in ("tiny", "other") for k in ("", "_kernels")]
     subprocess.run([*command, "-std=c11", "-D_POSIX_C_SOURCE=200809L", *STRICT, *flags(two), f"-I{tiny.ABI}",
@@ -105,23 +106,47 @@ def test_sanitizers_find_nothing(two, tmp_path, sanitizer):
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="cpuid")
 @pytest.mark.parametrize("lacking", ["feature", "register state"])
 def test_a_processor_that_lacks_something(two, tmp_path, lacking):
-    """A cpuid leaf that no processor has, or registers that no system saves: EK_CPU, before anything is read."""
-    text = c_source.source(tiny.plan("tiny"), tiny.compiled(tmp_path, load("host")).symbols, ["sse3"])
-    before, after = {"feature": ("{0x1u, 0, 2, 0}", "{0x7fffffffu, 0, 2, 0}"),
-                     "register state": ("1, 0x0,\n};", "1, 0x80000000,\n};")}[lacking]
-    assert text.count(before) == 1
-    text = text.replace(before, after)
-    (tmp_path / "tiny.c").write_text(text)
+    """A cpuid leaf that no processor has, or registers that no system saves: the next level runs, in `level` too; without
+    one EK_CPU, before anything is read."""
+    kernels = tiny.compiled(tmp_path, load("host"))[0].symbols
+    wrong = {k: replace(s, name=s.name.replace("tiny_k1", "tiny_k0")) for k, s in kernels.items()}  # adds where it should multiply
+
+    def without(levels: list[c_source.Level]) -> str:
+        text = c_source.source(tiny.plan("tiny"), levels)
+        before, after = {"feature": ("{0x1u, 0, 2, 0}", "{0x7fffffffu, 0, 2, 0}"),
+                         "register state": ("ek_cpu_0, 1, 0x0}", "ek_cpu_0, 1, 0x80000000}")}[lacking]
+        assert text.count(before) == 1
+        return text.replace(before, after)
+    best, plain = c_source.Level(wrong, ("sse3",)), c_source.Level(kernels)
+    assert _run(tmp_path, two, without([best])) == 100 + 14
+    assert _run(tmp_path, two, without([best, plain, c_source.Level(wrong)])) == 0
+    assert _run(tmp_path, two, c_source.source(tiny.plan("tiny"), [best, plain, plain])) == 1, "the wrong kernel shows"
+
+
+def _run(tmp_path: Path, two: Path, source: str) -> int:
+    """What a program around this source of tiny returns: 100 + the status of init, or 0 where level 1 has been chosen,
+    level 0 is refused, and level 2 computes a sum where level 1 computes the product."""
+    (tmp_path / "tiny.c").write_text(source)
     (tmp_path / "main.c").write_text("""
-#include <stdlib.h>
+#include <stdio.h>
 #include "tiny.h"
-int main(void)
+int main(int argc, char **argv)
 {
     tiny m;
     _Alignas(64) static unsigned char weights[TINY_WEIGHTS_BYTES], arena[TINY_ARENA_BYTES];
-    return tiny_init(&m, weights, sizeof weights, arena, sizeof arena, NULL) == EK_CPU ? 0 : 1;
+    const float x[4] = {1, 2, 3, 4};
+    float y[4];
+    FILE *f = fopen(argv[argc - 1], "rb");
+    size_t got = fread(weights, 1, sizeof weights, f);
+    ek_status status = tiny_init(&m, weights, got, arena, sizeof arena, NULL);
+    if (status != EK_OK) return 100 + (int)status;
+    if (tiny_predict_in(&m, x, y) != EK_OK || y[3] != 16) return 1;
+    if (tiny_level(&m, 0) != EK_CPU || tiny_level(&m, 3) != EK_RANGE) return 2;
+    if (tiny_level(&m, 2) != EK_OK || tiny_predict_in(&m, x, y) != EK_OK || y[3] != 8) return 3;
+    if (tiny_level(&m, 1) != EK_OK || tiny_predict_in(&m, x, y) != EK_OK || y[3] != 16) return 4;
+    return 0;
 }
 """)
     zig("cc", "-std=c11", "-O1", *flags(two), f"-I{tiny.ABI}", tmp_path / "main.c", tmp_path / "tiny.c",
         tmp_path / "host.o", "-o", tmp_path / "a")
-    assert subprocess.run([tmp_path / "a"], check=False).returncode == 0
+    return subprocess.run([tmp_path / "a", two / "tiny" / "weights.bin"], check=False).returncode

@@ -96,13 +96,16 @@ def weights(name: str = "tiny", scale: float = 1) -> bytes:
     return pack_weights(plan(name), {"w": np.concatenate([np.full(4, 99, np.float32), W * np.float32(scale)])})
 
 
-def compiled(folder: Path, target: Target, name: str = "tiny") -> Compiled:
-    """The kernels as object files."""
-    prefix = model_name(name)
-    source = folder / f"{target.name}.c"
-    source.write_text(KERNELS_C.replace("P_", prefix + "_"), "utf-8")
-    symbols = {k: Symbol(f"{prefix}_k{i}", u) for i, (k, u) in enumerate(UNITS.items())}
-    return Compiled((compile_c(source, target),), symbols)
+def compiled(folder: Path, target: Target, name: str = "tiny") -> list[Compiled]:
+    """The kernels as object files, once for every level of the target."""
+    made = []
+    for level in target.levels:
+        prefix = model_name(name) + (f"_{level.level}" if target.better else "")
+        source = folder / f"{target.name}{level.level}.c"
+        source.write_text(KERNELS_C.replace("P_", prefix + "_"), "utf-8")
+        symbols = {k: Symbol(f"{prefix}_k{i}", u) for i, (k, u) in enumerate(UNITS.items())}
+        made.append(Compiled((compile_c(source, level),), symbols))
+    return made
 
 
 def emit(folder: Path, target: str = "host", name: str = "tiny", scale: float = 1) -> Path:

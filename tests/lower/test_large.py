@@ -42,4 +42,4 @@ def test_less_than_2_gib_is_planned():
     plan, _ = plan_of(model)
     assert plan.arena_bytes > 3e9
     with pytest.raises(UnsupportedError, match=re.escape("GiB of memory")):
-        emit_target(Plan(**{**vars(plan), "arena_bytes": 5 << 30}), Compiled((), {}), targets.load("wasm"), None)
+        emit_target(Plan(**{**vars(plan), "arena_bytes": 5 << 30}), [Compiled((), {})], targets.load("wasm"), None)

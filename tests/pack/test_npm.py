@@ -14,6 +14,9 @@ from edgekit.pack import pack
 needs_node = pytest.mark.skipif(not shutil.which("node"), reason="no Node here")
 
 
+RELAXED = "--experimental-wasm-relaxed-simd"  # Node 20 hides it; later ones need no flag and still take it
+
+
 def node(*arguments: object, cwd: Path) -> subprocess.CompletedProcess:
     return subprocess.run(["node", *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
 
@@ -27,9 +30,10 @@ def packed(plain, tmp_path) -> Path:
 @needs_node
 def test_selftest(either, tmp_path):
     pack(either, "npm", tmp_path / "packed")
-    done = node("test.mjs", cwd=tmp_path / "packed")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count(": ok, ") == 5
+    for flags in ([], [RELAXED]):
+        done = node(*flags, "test.mjs", cwd=tmp_path / "packed")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count(": ok, ") == 5
     assert not list(tmp_path.rglob("pwned"))
 
 
@@ -44,6 +48,22 @@ def test_the_selftest_can_fail(packed):
     for wrong in (good[:-1], good + b"x"):
         vectors.write_bytes(wrong)
         assert node("test.mjs", cwd=packed).returncode == 1
+
+
+CHOICE = """
+import { best } from "./index.js";
+console.log(best().href.split("/").pop());
+WebAssembly.validate = () => false;
+console.log(best().href.split("/").pop());
+"""
+
+
+@needs_node
+def test_the_module_that_the_engine_takes(packed):
+    """The probe is refused by engines without relaxed SIMD and taken by those with it, as the module itself is."""
+    (packed / "choice.mjs").write_text(CHOICE)
+    done = node(RELAXED, "choice.mjs", cwd=packed)
+    assert done.stdout.split() == ["tiny.relaxed.wasm", "tiny.wasm"], done.stderr
 
 
 SCRIPT = r"""

@@ -1,6 +1,7 @@
-"""NAME.h and NAME.c from the plan: one header for all targets; a source a target, with its units and CPU bits."""
+"""NAME.h and NAME.c from the plan: one header for all targets; a source a library, with units and CPU bits by level."""
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from edgekit.errors import UnsupportedError
 from edgekit.exporters.emit.compile import Symbol
@@ -18,7 +19,7 @@ def api_symbols(plan: Plan) -> list[str]:
     """Every function that a library of this plan exports."""
     name = model_name(plan.name)
     runs = [f"{name}_run{end}" for end in entry_names([e.name for e in plan.entries]).values()]
-    return [f"{name}_{f}" for f in ("init", "reset", "save", "restore", "load", "steps")] + runs
+    return [f"{name}_{f}" for f in ("init", "reset", "save", "restore", "load", "steps", "level")] + runs
 
 
 def header(plan: Plan) -> str:
@@ -58,33 +59,45 @@ EK_API ek_status {name}_restore({name} *m, const void *state, size_t bytes);
 /* For profilers. Entries and their steps:{"".join(_entry_comment(i, e) for i, e in enumerate(plan.entries))} */
 EK_API ek_status {name}_load({name} *m, uint32_t entry, const ek_view *in, size_t n_in);
 EK_API ek_status {name}_steps({name} *m, uint32_t entry, uint32_t from, uint32_t to);
+
+/* For tests: other code than init has chosen. */
+EK_API ek_status {name}_level({name} *m, uint32_t level);
 """]
     parts += [_entry_header(name, e, ends[e.name]) for e in plan.entries]
     parts.append("\n#ifdef __cplusplus\n}\n#endif\n#endif\n")
     return "".join(parts)
 
 
-def source(plan: Plan, symbols: Mapping[Kernel, Symbol], features: Sequence[str]) -> str:
-    """NAME.c. features: those of `cpu_features`, which init insists on."""
+@dataclass(frozen=True)
+class Level:
+    """The kernels of a plan for one kind of processor. features: those of `cpu_features`, which init asks for."""
+
+    symbols: Mapping[Kernel, Symbol]
+    features: tuple[str, ...] = ()
+
+
+def source(plan: Plan, levels: Sequence[Level]) -> str:
+    """NAME.c. levels: best first."""
     name = model_name(plan.name)
     ends = entry_names([e.name for e in plan.entries])
-    features = tuple(features)
-    kernels = {symbols[s.kernel].name: len(s.args) for e in plan.entries for s in e.steps}
+    kernels = {level.symbols[s.kernel].name: len(s.args) for level in levels for e in plan.entries for s in e.steps}
     states = {b.name: b for b in plan.state_buffers}
     parts = [f'#include "{name}.h"\n#include "ek_runtime.h"\n\n']
     parts += [f"void {k}({'void *, ' * n}int32_t, int32_t, int32_t);\n" for k, n in kernels.items()]
-    parts += [_entry_source(plan, e, i, symbols) for i, e in enumerate(plan.entries)]
+    parts += [_entry_source(plan, e, i) for i, e in enumerate(plan.entries)]
+    parts += [_level_source(plan, level, k) for k, level in enumerate(levels)]
     parts += ["\n", _ports("ek_states_", [(states[s.buffer], s.dtype) for s in plan.states])]
-    parts.append(_table("ek_cpu_bit", "ek_cpu_", [f"{leaf:#x}u, {subleaf}, {register}, {bit}"
-                                                  for leaf, subleaf, register, bit in cpuid_bits(features)]))
+    parts.append(_table("ek_level", "ek_levels_", [
+        f"ek_steps_{k}, {_name_or_null(f'ek_cpu_{k}', level.features)}, {len(level.features)}, {register_state(level.features):#x}"
+        for k, level in enumerate(levels)]))
     parts.append(_table("ek_entry", "ek_entries_", [
-        ", ".join([*(_name_or_null(f"ek_{k}_{i}", rows) for k, rows in _entry_tables(e)),
+        ", ".join([*(_name_or_null(f"ek_{k}_{i}", rows) for k, rows in _entry_tables(e) if k != "steps"),
                    *(f"{len(rows)}" for _, rows in _entry_tables(e))]) for i, e in enumerate(plan.entries)]))
     parts.append(f"""
 static const ek_program ek_program_ = {{
     {plan_id(plan):#018x}u, {plan.arena_bytes}u, {payload_bytes(plan)}u, {saved_state_bytes(plan) - STATE_HEADER}u,
-    ek_entries_, {_name_or_null("ek_states_", plan.states)}, {_name_or_null("ek_cpu_", features)},
-    {len(plan.entries)}, {len(plan.states)}, {len(features)}, {register_state(features):#x},
+    ek_entries_, {_name_or_null("ek_states_", plan.states)}, ek_levels_,
+    {len(plan.entries)}, {len(plan.states)}, {len(levels)},
 }};
 
 ek_status {name}_init({name} *m, const void *weights, size_t weights_bytes, void *arena, size_t arena_bytes,
@@ -113,6 +126,11 @@ ek_status {name}_load({name} *m, uint32_t entry, const ek_view *in, size_t n_in)
 ek_status {name}_steps({name} *m, uint32_t entry, uint32_t from, uint32_t to)
 {{
     return ek_steps(&ek_program_, (ek_model *)m, entry, from, to);
+}}
+
+ek_status {name}_level({name} *m, uint32_t level)
+{{
+    return ek_set_level(&ek_program_, (ek_model *)m, level);
 }}
 """)
     parts += [f"""
@@ -201,17 +219,35 @@ def _nbytes(port: Port) -> int:
 
 
 def _entry_tables(entry: Entry) -> list[tuple[str, Sequence]]:
-    """The tables of an entry, in the order of struct ek_entry."""
+    """The tables of an entry, in the order in which struct ek_entry counts their rows."""
     return [("in", entry.inputs), ("out", entry.outputs), ("steps", entry.steps),
             ("updates", [u for u in entry.updates if u[0] != u[1]])]
 
 
-def _entry_source(plan: Plan, entry: Entry, index: int, symbols: Mapping[Kernel, Symbol]) -> str:
+def _entry_source(plan: Plan, entry: Entry, index: int) -> str:
+    buffers = plan.buffers(entry)
+    updates = _ordered_updates(entry, buffers)
+    return "".join(["\n", _ports(f"ek_in_{index}", [(buffers[p.buffer], p.dtype, _nbytes(p)) for p in entry.inputs]),
+                    _ports(f"ek_out_{index}", [(buffers[p.buffer], p.dtype, _nbytes(p)) for p in entry.outputs]),
+                    _table("ek_update", f"ek_updates_{index}",
+                           [f"{to.offset}u, {source.offset}u, {to.nbytes}u" for to, source in updates])])
+
+
+def _level_source(plan: Plan, level: Level, number: int) -> str:
+    tables = [f"ek_steps_{number}_{index}" if e.steps else "NULL" for index, e in enumerate(plan.entries)]
+    return "".join([*(_steps_source(plan, e, f"{number}_{index}", level.symbols) for index, e in enumerate(plan.entries)),
+                    f"static const ek_step *const ek_steps_{number}[] = {{{', '.join(tables)}}};\n",
+                    _table("ek_cpu_bit", f"ek_cpu_{number}", [f"{leaf:#x}u, {subleaf}, {register}, {bit}"
+                                                            for leaf, subleaf, register, bit in cpuid_bits(level.features)])])
+
+
+def _steps_source(plan: Plan, entry: Entry, end: str, symbols: Mapping[Kernel, Symbol]) -> str:
+    """The steps of an entry as functions and a table of them, with names that end in `end`."""
     buffers = plan.buffers(entry)
     calls, rows = [], []
     for number, step in enumerate(entry.steps):
         args = "".join(_pointer(buffers[a.buffer], a.offset) + ", " for a in step.args)
-        call = f"ek_call_{index}_{number}"
+        call = f"ek_call_{end}_{number}"
         calls.append(f"""
 /* {comment(step.name)}: {comment(step.op)} */
 static void {call}(const unsigned char *w, unsigned char *a, int32_t begin, int32_t end)
@@ -222,13 +258,7 @@ static void {call}(const unsigned char *w, unsigned char *a, int32_t begin, int3
 """)
         units = symbols[step.kernel].units
         rows.append(f"{call}, {units}, {int(units > 1 and _work(step) >= _PARALLEL_WORK)}")
-    updates = _ordered_updates(entry, buffers)
-    return "".join([*calls, "\n",
-                    _ports(f"ek_in_{index}", [(buffers[p.buffer], p.dtype, _nbytes(p)) for p in entry.inputs]),
-                    _ports(f"ek_out_{index}", [(buffers[p.buffer], p.dtype, _nbytes(p)) for p in entry.outputs]),
-                    _table("ek_step", f"ek_steps_{index}", rows),
-                    _table("ek_update", f"ek_updates_{index}",
-                           [f"{to.offset}u, {source.offset}u, {to.nbytes}u" for to, source in updates])])
+    return "".join([*calls, "\n", _table("ek_step", f"ek_steps_{end}", rows)])
 
 
 def _pointer(buffer: Buffer, elements: int) -> str:

@@ -31,7 +31,7 @@ class Symbol:
 
 @dataclass(frozen=True)
 class Compiled:
-    """Object files of all kernels of a model for one target."""
+    """Object files of all kernels of a model for one level of a target."""
 
     objects: tuple[Path, ...]
     symbols: Mapping[Kernel, Symbol]
@@ -71,7 +71,7 @@ def generation() -> str:
 
 def compile_kernels(kernels: Sequence[Kernel], target: Target, prefix: str, work: Path,
                     names: Mapping[Kernel, str] | None = None, progress: Callable[[str], None] = lambda _: None) -> Compiled:
-    """Object files in `work` for the kernels, in order, named PREFIX_k0, PREFIX_k1, ...
+    """Object files in `work` for the kernels, in order, named PREFIX_k0, PREFIX_k1, ...; target: of one level.
 
     names: the layer a kernel belongs to, for messages. Raises CompilerError when a kernel cannot be compiled or the
     compiler crashes, MissingToolError without the compilers.
@@ -167,9 +167,8 @@ def only_kernel(text: str, name: str) -> str:
 def assemble(sources: Sequence[Path], target: Target) -> tuple[Path, ...]:
     """Object files beside their sources."""
     from edgekit.exporters.emit.zig import processor, triple, zig
-    flags = ["-msimd128"] if target.triple.startswith("wasm32") else []
-    if triple(target).startswith("aarch64"):  # whose assembler knows no instruction that the processor need not have
-        flags.append(f"-mcpu={processor(target)}")
+    # These assemblers know no instruction that the processor need not have.
+    flags = [f"-mcpu={processor(target)}"] if triple(target).startswith(("aarch64", "wasm32")) else []
 
     def one(source: Path) -> Path:
         made = source.with_suffix(".o")

@@ -2,6 +2,7 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from edgekit.exporters.emit.compile import Compiled
 from edgekit.exporters.emit.cpu import cpu_features
 from edgekit.exporters.emit.zig import processor, triple, zig
 from edgekit.exporters.lower.plan import Plan
-from edgekit.runtimes.abi.names import library_names, model_name
+from edgekit.runtimes.abi.names import library_names, model_name, module_names
 from edgekit.targets import Target
 
 _STACK_BYTES = 1 << 20  # of the wasm module
@@ -22,11 +23,13 @@ _FREESTANDING = ["-std=c11", "-O2", "-g0", "-ffreestanding", "-fno-stack-protect
                  "-fno-asynchronous-unwind-tables", "-Wall", "-Wextra", "-Werror"]
 
 
-def emit_target(plan: Plan, compiled: Compiled, target: Target, out_dir: Path) -> None:
+def emit_target(plan: Plan, compiled: Sequence[Compiled], target: Target, out_dir: Path) -> None:
     """Writes OUT/include/{NAME.h, edgekit.h, ek_threads.h}, OUT/src/ek_threads.c and the libraries in OUT/TARGET.
 
-    For the host also the thread pool as a library of its own, for drivers that have no C compiler. Calls for several
-    targets may share OUT, at the same time too. Raises CompilerError when the C compiler or a linker refuses,
+    compiled: the kernels of every level of the target, which one library holds; WebAssembly, which refuses a module with
+    one instruction that it does not know, gets a module a level, and the last level as static library. For the host
+    also the thread pool as a library of its own, for drivers that have no C compiler. Calls for several targets may
+    share OUT, at the same time too. Raises CompilerError when the C compiler or a linker refuses,
     MissingToolError without zig, UnsupportedError where the target cannot address the model's memory.
     """
     if target.triple.startswith("wasm32") and plan.arena_bytes + plan.weights_bytes > _WASM_BYTES:
@@ -40,22 +43,33 @@ def emit_target(plan: Plan, compiled: Compiled, target: Target, out_dir: Path) -
         for file in _SOURCES:
             (work / file).write_bytes(abi.joinpath(file).read_bytes())
         (work / f"{name}.h").write_text(c_source.header(plan), "utf-8", newline="\n")
-        (work / f"{name}.c").write_text(c_source.source(plan, compiled.symbols, cpu_features(target)), "utf-8")
-        objects = [*compiled.objects, compile_c(work / f"{name}.c", target)]
+        exported, memory = c_source.api_symbols(plan), compile_c(work / "ek_memory.c", target)
+        objects: list[Path] = []
+        loadable = _libraries(target, name, compiled)
+        for file, levels in loadable:
+            known = [c_source.Level(some.symbols, cpu_features(level)) for level, some in levels]
+            (work / f"{name}.c").write_text(c_source.source(plan, known), "utf-8")
+            objects = [*(o for _, some in levels for o in some.objects), compile_c(work / f"{name}.c", levels[0][0])]
+            if file:
+                link_shared([*objects, memory], target, exported, work / file)
         if static:
             archive(objects, work / static)
-        if shared:
-            memory = compile_c(work / "ek_memory.c", target)
-            link_shared([*objects, memory], target, c_source.api_symbols(plan), work / shared)
         pool = library_names(target, "ek_threads")[0] if target.runner == "host" else ""
         if pool:
             _link_threads(work / "ek_threads.c", target, work / pool)
         import_library = f"{name}.lib" if shared.endswith(".dll") else ""
         for folder, files in (("include", (f"{name}.h", "edgekit.h", "ek_threads.h")), ("src", ("ek_threads.c",)),
-                              (target.name, (static, shared, import_library, pool))):
+                              (target.name, (static, *(file for file, _ in loadable), import_library, pool))):
             (out_dir / folder).mkdir(parents=True, exist_ok=True)
             for file in filter(None, files):
                 _place(work / file, out_dir / folder / file)
+
+
+def _libraries(target: Target, name: str, compiled: Sequence[Compiled]) -> list[tuple[str, list[tuple[Target, Compiled]]]]:
+    """The loadable libraries, the plain one last: (file name, the levels in it)."""
+    levels = list(zip(target.levels, compiled, strict=True))
+    modules = module_names(target, name)
+    return [(modules[t.level], [(t, c)]) for t, c in levels] if modules else [(library_names(target, name)[0], levels)]
 
 
 def _place(source: Path, target: Path) -> None:
@@ -68,10 +82,13 @@ def _place(source: Path, target: Path) -> None:
 def compile_c(source: Path, target: Target) -> Path:
     """The object of a freestanding C file, beside it; its headers lie there too.
 
-    On x86 it is compiled for the oldest processor, so that `init` can say EK_CPU on any.
+    It is compiled for the oldest x86 and ARM processors, so that `init` can say EK_CPU on any.
     """
     flags, on, made = list(_FREESTANDING), triple(target), source.with_suffix(".o")
-    flags.append("-mcpu=baseline" if on.startswith("x86_64") else f"-mcpu={processor(target)}")
+    flags.append(f"-mcpu={processor(target)}" if on.startswith("wasm32") else "-mcpu=baseline")
+    if on == "aarch64-linux-android":  # for which clang calls libgcc's atomics; the ABIs differ in x18, which Android reserves
+        on = "aarch64-linux-gnu"
+        flags.append("-ffixed-x18")
     if not on.startswith("wasm32") and "windows" not in on:
         flags.append("-fPIC")
     if source.name == "ek_memory.c":

@@ -73,6 +73,29 @@ def copysign(let: Let, magnitude, sign):
     return let(bits(bits(magnitude, base) | (i & like(i, -(1 << (31 if base == "int32" else 63)))), base_of(sign)))
 
 
+def nearest(let: Let, x):
+    """The nearest integer, half to even, of a float of any type. Like the next three made of additions: SSE2 has no instruction
+    for it, and LLVM would call libm. From 2^23 (2^52) on every float is an integer."""
+    a, whole = let(tirx.abs(x)), like(x, 2.0**23 if base_of(x) == "float32" else 2.0**52)
+    return copysign(let, let(select(a < whole, let(a + whole) - whole, a)), x)
+
+
+def floor(let: Let, x):
+    """The largest integer that is not above x."""
+    n = nearest(let, x)
+    return let(select(n > x, n - like(x, 1.0), n))
+
+
+def ceil(let: Let, x):
+    """The smallest integer that is not below x."""
+    return let(-floor(let, let(-x)))
+
+
+def trunc(let: Let, x):
+    """x without its fraction."""
+    return copysign(let, floor(let, let(tirx.abs(x))), x)
+
+
 _MAGIC = 12582912.0  # 1.5 * 2^23: adding it rounds to an integer, which is then in the low bits
 
 

@@ -7,7 +7,7 @@ import math as m
 
 from tvm import tirx
 
-from edgekit.exporters.kernels.math import Let, bits, clamp, copysign, isnan, like, poly, select, to
+from edgekit.exporters.kernels.math import Let, bits, clamp, copysign, isnan, like, poly, select, to, trunc
 
 _MAGIC = 6755399441055744.0  # 1.5 * 2^52, see math
 
@@ -289,9 +289,9 @@ def pow(let: Let, x, y):
     a = let(tirx.abs(x))
     size = exp(let, let(log(let, a) * y))
     size = let(select(tirx.EQ(a, like(a, 1.0)), a, size))
-    whole = let(tirx.trunc(y))
+    whole = trunc(let, y)
     half = let(y * like(y, 0.5))
-    odd = let(half - tirx.trunc(half))  # +-0.5 for odd integers
+    odd = let(half - trunc(let, half))  # +-0.5 for odd integers
     odd = let(select(tirx.abs(y) < like(y, m.inf), odd, like(y, 0.0)))
     fraction = let(select(tirx.abs(y) < like(y, m.inf), y - whole, like(y, 0.0)))
     negative = let(bits(x, "int64")) < like(bits(x, "int64"), 0)
@@ -314,7 +314,7 @@ def fmod(let: Let, x, y, single: bool = False):
     far = r / a
     for k in reversed(range(steps)):
         s = let(a * like(a, 2.0**(digits * k)))
-        q = let(tirx.trunc(r / s))
+        q = trunc(let, let(r / s))
         top = let(bits(bits(s, "int64") & like(bits(s, "int64"), -1 << 27), "float64"))
         rest = let(let(r - q * top) - q * let(s - top))
         rest = let(select(rest < like(r, 0.0), rest + s, rest))  # q was rounded

@@ -88,7 +88,7 @@ def _pow_any(let, x, y):
         return _pow(let, x, convert.cast(let, y, base_of(x)))
     if _is_float(y):  # as C's pow on doubles, truncated
         z = math64.pow(let, let(to(x, "float64")), let(to(y, "float64")))
-        whole = let(tirx.nearbyint(z))
+        whole = math.nearest(let, z)
         exact = tirx.abs(z - whole) <= tirx.abs(z) * like(z, 1e-12)  # an integer, but for the error of pow
         return convert.cast(let, let(select(exact, whole, z)), base_of(x))
     return integers.pow(let, x, y)
@@ -186,9 +186,9 @@ OPS: dict[str, Builder] = {
     "abs": _arithmetic(lambda let, x: tirx.abs(x), integers.absolute),
     "sign": _sign,
     "reciprocal": lambda let, x: like(x, 1) / x,
-    "floor": lambda let, x: tirx.floor(x),
-    "ceil": lambda let, x: tirx.ceil(x),
-    "round": lambda let, x: tirx.nearbyint(x),         # half to even
+    "floor": math.floor,
+    "ceil": math.ceil,
+    "round": math.nearest,                             # half to even
     "sqrt": lambda let, x: tirx.sqrt(x),
     "rsqrt": lambda let, x: like(x, 1) / let(tirx.sqrt(x)),
     "exp": _exp,

@@ -179,8 +179,7 @@ def machine_of(target: "Target") -> Machine:
 
 def schedules_of(target: "Target") -> dict[str, dict[str, dict[str, int]]]:
     """Every value that the kernels of a target follow: of each processor that it is compiled for, of each kind."""
-    levels = getattr(target, "levels", (target,))
-    return {processor(t.cpu, t.features): {kind: asdict(getattr(machine_of(t), kind)) for kind in KINDS} for t in levels}
+    return {processor(t.cpu, t.features): {kind: asdict(getattr(machine_of(t), kind)) for kind in KINDS} for t in target.levels}
 
 
 def _filled(schedule, values: dict, where: str):

@@ -17,6 +17,7 @@
  *   ek_status NAME_restore(NAME *m, const void *state, size_t bytes);
  *   ek_status NAME_load   (NAME *m, uint32_t entry, const ek_view *in, size_t n_in);            for profilers
  *   ek_status NAME_steps  (NAME *m, uint32_t entry, uint32_t from, uint32_t to);                for profilers
+ *   ek_status NAME_level  (NAME *m, uint32_t level);                                            for tests
  *
  * NAME_run and NAME_predict are the first entry; a further entry E has NAME_run_E and NAME_predict_E.
  *
@@ -40,6 +41,9 @@
  * load     Copies inputs in, as run does, and stops there.
  * steps    Runs steps [from, to) of an entry on what lies in the arena: load, then steps 0..n one by one, is what run
  *          does without its outputs and without advancing the state.
+ * level    init has chosen the best code that the library has for this processor: level 0, or the next that fits. This
+ *          chooses another, so that every level can be tried on one machine: EK_CPU where the processor lacks something,
+ *          EK_RANGE where there is no such level. Nothing else changes.
  *
  * Threads. One instance serves one call at a time: a second one, from any thread, gets EK_BUSY and changes nothing. Two
  * instances are independent. Nothing here blocks, allocates, reads files or uses global variables. Calls are not for
@@ -85,7 +89,7 @@ extern "C" {
     X(EK_WEIGHTS_CHECKSUM, 13, "the weights are damaged")                                                              \
     X(EK_CPU, 14, "this processor lacks an instruction set that the library was compiled for")                         \
     X(EK_STATE, 15, "the saved state is damaged or belongs to another model")                                          \
-    X(EK_RANGE, 16, "there is no such entry or step")
+    X(EK_RANGE, 16, "there is no such entry, step or level")
 
 typedef enum ek_status {
 #define EK_STATUS_ENUM(name, value, text) name = value,
@@ -150,6 +154,7 @@ typedef union ek_model {
         unsigned char *arena;
         ek_parallel threads;
         uint32_t busy;
+        uint32_t level;
     } private_;
     uint64_t reserved_[16];
 } ek_model;

@@ -35,7 +35,6 @@ typedef struct ek_update { /* after the last step: arena[to..] = arena[from..] *
 typedef struct ek_entry {
     const ek_port *in;
     const ek_port *out;
-    const ek_step *steps;
     const ek_update *updates;
     uint32_t n_in, n_out, n_steps, n_updates;
 } ek_entry;
@@ -44,14 +43,20 @@ typedef struct ek_cpu_bit { /* a processor feature that kernels use: a bit of ea
     uint32_t leaf, subleaf, reg, bit;
 } ek_cpu_bit;
 
+typedef struct ek_level { /* the kernels, compiled for one kind of processor */
+    const ek_step *const *steps; /* by entry */
+    const ek_cpu_bit *cpu;
+    uint32_t n_cpu;
+    uint32_t xcr0; /* register state that the operating system must save */
+} ek_level;
+
 typedef struct ek_program {
     uint64_t id; /* of the plan: code and weights with the same id belong together */
     size_t arena_bytes, payload_bytes, state_bytes; /* state_bytes: of all states, densely */
     const ek_entry *entries;
     const ek_port *states;
-    const ek_cpu_bit *cpu;
-    uint32_t n_entries, n_states, n_cpu;
-    uint32_t xcr0; /* register state that the operating system must save */
+    const ek_level *levels; /* best first */
+    uint32_t n_entries, n_states, n_levels;
 } ek_program;
 
 /* Little-endian numbers at any address. */
@@ -71,30 +76,38 @@ static void ek_put(unsigned char *p, uint64_t v, int bytes)
 #define EK_WEIGHTS_WORD 0x5448474945574b45u
 #define EK_STATE_WORD 0x5345544154534b45u
 
-/* 1 when this processor and its operating system have all that the kernels were compiled for. */
-static int ek_cpu_fits(const ek_program *g)
+/* 1 when this processor and its operating system have all that the kernels of a level were compiled for. */
+static int ek_cpu_fits(const ek_level *level)
 {
 #if defined(__x86_64__)
     uint32_t r[4];
-    for (uint32_t i = 0; i < g->n_cpu; i++) {
-        const ek_cpu_bit *b = &g->cpu[i];
+    for (uint32_t i = 0; i < level->n_cpu; i++) {
+        const ek_cpu_bit *b = &level->cpu[i];
         ek_cpuid(b->leaf & 0x80000000u, 0, r); /* the highest leaf there is */
         if (r[0] < b->leaf) return 0;
         ek_cpuid(b->leaf, b->subleaf, r);
         if (!((r[b->reg] >> b->bit) & 1u)) return 0;
     }
-    if (g->xcr0) {
+    if (level->xcr0) {
         uint32_t low, high;
         ek_cpuid(1, 0, r);
         if (!((r[2] >> 27) & 1u)) return 0; /* OSXSAVE: xgetbv may be used */
         __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
         (void)high;
-        if ((low & g->xcr0) != g->xcr0) return 0;
+        if ((low & level->xcr0) != level->xcr0) return 0;
     }
 #else
-    (void)g;
+    (void)level;
 #endif
     return 1;
+}
+
+/* The first level that fits; their number where none does. */
+static uint32_t ek_best_level(const ek_program *g)
+{
+    uint32_t level = 0;
+    while (level < g->n_levels && !ek_cpu_fits(&g->levels[level])) level++;
+    return level;
 }
 
 /* The layout of weights.bin is in docs/bundle.md. */
@@ -148,7 +161,7 @@ static ek_status ek_check_init(const ek_program *g, const void *weights, size_t 
     if (!weights || !arena || (threads && !threads->parallel_for)) return EK_NULL;
     if (((uintptr_t)weights | (uintptr_t)arena) % EK_ALIGN) return EK_ALIGNMENT;
     if (arena_bytes < g->arena_bytes) return EK_ARENA_SIZE;
-    if (!ek_cpu_fits(g)) return EK_CPU;
+    if (ek_best_level(g) == g->n_levels) return EK_CPU;
     return ek_check_weights(g, (const unsigned char *)weights, weights_bytes);
 }
 
@@ -164,6 +177,7 @@ static ek_status ek_init(const ek_program *g, ek_model *m, const void *weights, 
     __builtin_memset(arena, 0, g->arena_bytes);
     m->private_.weights = (const unsigned char *)weights + EK_WEIGHTS_HEADER;
     m->private_.arena = (unsigned char *)arena;
+    m->private_.level = ek_best_level(g);
     if (threads) m->private_.threads = *threads;
     __atomic_store_n(&m->private_.tag, ek_tag(g, m), __ATOMIC_RELEASE);
     return EK_OK;
@@ -199,9 +213,11 @@ static void ek_run_share(void *arg, int32_t begin, int32_t end)
     if (begin < end) s->step->call(s->m->private_.weights, s->m->private_.arena, begin, end);
 }
 
-static void ek_walk(const ek_model *m, const ek_step *step, const ek_step *last)
+/* Steps [from, to) of an entry. */
+static void ek_walk(const ek_program *g, const ek_model *m, uint32_t entry, uint32_t from, uint32_t to)
 {
-    for (; step != last; step++) {
+    const ek_step *steps = g->levels[m->private_.level].steps[entry];
+    for (const ek_step *step = steps + from; step != steps + to; step++) {
         if (step->parallel && m->private_.threads.parallel_for) {
             ek_share share;
             share.m = m;
@@ -226,7 +242,7 @@ static ek_status ek_run(const ek_program *g, ek_model *m, uint32_t entry, const 
     if (status != EK_OK) return status;
     arena = m->private_.arena;
     ek_copy_in(e, arena, in);
-    ek_walk(m, e->steps, e->steps + e->n_steps);
+    ek_walk(g, m, entry, 0, e->n_steps);
     for (uint32_t i = 0; i < e->n_out; i++) ek_copy(out[i].data, arena + e->out[i].offset, e->out[i].bytes);
     for (uint32_t i = 0; i < e->n_updates; i++)
         ek_copy(arena + e->updates[i].to, arena + e->updates[i].from, e->updates[i].bytes);
@@ -254,7 +270,20 @@ static ek_status ek_steps(const ek_program *g, ek_model *m, uint32_t entry, uint
     if (entry >= g->n_entries || from > to || to > g->entries[entry].n_steps) return EK_RANGE;
     status = ek_enter(g, m);
     if (status != EK_OK) return status;
-    ek_walk(m, g->entries[entry].steps + from, g->entries[entry].steps + to);
+    ek_walk(g, m, entry, from, to);
+    ek_leave(m);
+    return EK_OK;
+}
+
+static ek_status ek_set_level(const ek_program *g, ek_model *m, uint32_t level)
+{
+    ek_status status = ek_check(g, m);
+    if (status != EK_OK) return status;
+    if (level >= g->n_levels) return EK_RANGE;
+    if (!ek_cpu_fits(&g->levels[level])) return EK_CPU;
+    status = ek_enter(g, m);
+    if (status != EK_OK) return status;
+    m->private_.level = level;
     ek_leave(m);
     return EK_OK;
 }

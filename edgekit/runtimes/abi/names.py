@@ -101,6 +101,14 @@ def library_names(target: Target, name: str) -> tuple[str, str]:
     return shared.format(name=name), target.static.format(name=name)
 
 
+def module_names(target: Target, name: str) -> dict[str, str]:
+    """Level -> file name of its WebAssembly module, best first; empty where one library holds all levels."""
+    if not target.triple.startswith("wasm32") or not target.level:
+        return {}
+    base = target.shared.format(name=name)
+    return {**{t.level: base.replace(".wasm", f".{t.level}.wasm") for t in target.better}, target.level: base}
+
+
 def host_triple() -> str:
     """zig's name of the machine that runs this Python."""
     machine = platform.machine().lower()

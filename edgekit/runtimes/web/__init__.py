@@ -1,7 +1,8 @@
 """The form for browsers and Node: an ES module over the shipped WebAssembly, with types. `npm install` takes the folder."""
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+from edgekit.runtimes.abi.names import module_names
 from edgekit.runtimes.embed import (
     Files,
     Model,
@@ -23,29 +24,49 @@ ARRAYS = {"float32": "Float32Array", "float64": "Float64Array", "float16": "Uint
 
 def files(model: Model) -> Files:
     """The package: code, weights, module, types, self-test, a page that runs it."""
-    code = next((path for target, path in loadables(model) if target.triple.startswith("wasm32")), None)
-    if code is None:
+    modules = _modules(model)
+    if not modules:
         raise lacking(model, "npm", "wasm")
     package = "edgekit-" + model.name.lower()
     manifest = model.files.manifest
     plain = {f"{n}_bytes": str(manifest[f"{n}_bytes"]) for n in ("arena", "weights", "state")}
     texts = {
         "index.js": template("web/index.js", model, statuses=_object({str(k): v for k, v in statuses().items()}),
-                             entries=_entries(model), methods="".join(map(_method, model.entries)), **plain),
+                             entries=_entries(model), methods="".join(map(_method, model.entries)),
+                             modules="".join(f'\n  {code}' for code in map(_choice, modules)), **plain),
         "index.d.ts": template("web/index.d.ts", model, methods="".join(map(_types, model.entries))),
         "README.md": template("web/README.md", model, package=package, signatures=signature(model, ARRAYS).replace("\n", "\n    ")),
         **{n: template(f"web/{n}", model) for n in ("selftest.js", "test.mjs", "index.html")}}
-    return {**texts, **vectors(model, "vectors"), "package.json": _package(model, package), f"{model.name}.wasm": code,
+    return {**texts, **vectors(model, "vectors"), "package.json": _package(model, package, [*modules, "weights.bin"]), **modules,
             "weights.bin": model.files.file("weights.bin"),
             **{f"include/{n}": content for n, content in headers(model).items()}}
 
 
-def _package(model: Model, package: str) -> bytes:
+def _modules(model: Model) -> Files:
+    """The WebAssembly modules by file name, the best first."""
+    found: Files = {}
+    for target, plain in loadables(model):
+        if target.triple.startswith("wasm32"):
+            for file in module_names(target, model.name).values():
+                name = f"{target.name}/{file}"
+                if name in model.files.manifest["files"]:
+                    found[file] = model.files.file(name)
+            found[plain.name] = plain
+    return found
+
+
+def _choice(file: str) -> str:
+    """A row of the list of modules: bundlers follow `new URL` only where it is written out."""
+    level = file.split(".")[-2] if file.count(".") > 1 else ""
+    return f'[{json.dumps(level)}, () => new URL("./{file}", import.meta.url)],'
+
+
+def _package(model: Model, package: str, assets: Iterable[str]) -> bytes:
     """package.json. Private, so that nobody publishes it by accident; a licence that is no SPDX name is left out."""
     described = {
         "name": package, "version": "0.0.0", "private": True, "type": "module", "main": "./index.js", "types": "./index.d.ts",
         "exports": {".": {"types": "./index.d.ts", "default": "./index.js"}, "./selftest.js": "./selftest.js",
-                    **{f"./{n}": f"./{n}" for n in (f"{model.name}.wasm", "weights.bin")}},
+                    **{f"./{n}": f"./{n}" for n in assets}},
         "engines": {"node": ">=18"}, "scripts": {"test": "node test.mjs"}, **({"license": licence(model)} if licence(model) else {})}
     return (json.dumps(described, indent=2) + "\n").encode()
 
