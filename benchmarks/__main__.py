@@ -3,6 +3,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import edgekit
@@ -22,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="edgekit beside its peers, in one run")
     parser.add_argument("part", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all), or tables: print what was measured before")
     parser.add_argument("--nets", nargs="+", metavar="NAME", help="default: " + ", ".join((*NETWORKS, *TRAINED)))
-    parser.add_argument("--sparsity", nargs="+", type=float, metavar="S", help="default: 0 0.3 0.5 0.7 0.9, and 0.7 and 0.9 without a pattern")
+    parser.add_argument("--sparsity", nargs="+", type=float, metavar="S", help="default: 0 0.3 0.5 0.7 0.9, for mobilenet_v1 also 0.05, 0.1, and 0.7 and 0.9 without a pattern")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--prepare", action="store_true", help="only make the files that are missing")
     parser.add_argument("--core", type=int, help="default: the last one")
@@ -37,8 +38,11 @@ def main() -> None:
     kept = arguments.work / "results.json"
     results = json.loads(kept.read_text("utf-8")) if kept.exists() else {}
     if arguments.part != ["tables"]:
-        pin(arguments)
+        cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
         for part in arguments.part or PARTS:
+            if cores:  # files are made on all; two threads need two
+                alone = {max(cores) if arguments.core is None else arguments.core}
+                os.sched_setaffinity(0, cores if arguments.prepare or part == "threads" else alone)
             for shop in filter(None, (_shop(arguments, name) for name in arguments.nets or (*NETWORKS, *TRAINED))):
                 PARTS[part](shop, arguments, results)
                 kept.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
@@ -49,12 +53,6 @@ def main() -> None:
         arguments.json.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
     if arguments.results:
         tables.write(results, Path(__file__).parent)
-
-
-def pin(arguments: argparse.Namespace) -> None:
-    """Keeps this process and those it starts on one core, where the system can; files are made on all."""
-    if not arguments.prepare and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {arguments.core if arguments.core is not None else max(os.sched_getaffinity(0))})
 
 
 def _shop(arguments: argparse.Namespace, name: str) -> Workshop | None:
@@ -69,8 +67,10 @@ def _shop(arguments: argparse.Namespace, name: str) -> Workshop | None:
 
 
 def _levels(arguments: argparse.Namespace, shop: Workshop) -> list[Level]:
-    found = [Level(s) for s in (LEVELS if arguments.sparsity is None else arguments.sparsity)]
-    return found + [Level(s, True) for s in (0.7, 0.9) if shop.name == "mobilenet_v1" and arguments.sparsity is None]
+    if arguments.sparsity is not None:
+        return [Level(s) for s in arguments.sparsity]
+    more = [Level(0.05), Level(0.1), Level(0.7, True), Level(0.9, True)] if shop.name == "mobilenet_v1" else []
+    return [*map(Level, LEVELS), *more]
 
 
 def _native(shop: Workshop, arguments: argparse.Namespace, results: dict) -> None:
@@ -86,14 +86,23 @@ def _native(shop: Workshop, arguments: argparse.Namespace, results: dict) -> Non
                                               if r["version"] and not r["runtime"].startswith("edgekit") and r["runtime"] != "products"}})
 
 
-def _wasm(shop: Workshop, arguments: argparse.Namespace, results: dict) -> None:
-    levels = _levels(arguments, shop)
-    if arguments.prepare:
-        wasm.entries(shop, "node", levels, say)
-        return
-    results.setdefault("wasm", {})[shop.name] = [row for engine in wasm.ENGINES
-                                                 for row in wasm.run(shop, engine, levels, arguments.rounds, say)]
-    results.setdefault("versions", {}).update(wasm.versions(results["wasm"][shop.name]))
+def _wasm(engine: str) -> Callable[[Workshop, argparse.Namespace, dict], None]:
+    def measure(shop: Workshop, arguments: argparse.Namespace, results: dict) -> None:
+        levels = _levels(arguments, shop)
+        if arguments.prepare:
+            wasm.entries(shop, engine, levels, say)
+            return
+        rows = wasm.run(shop, engine, levels, arguments.rounds, say)
+        known = results.setdefault("wasm", {})
+        known[shop.name] = sorted([r for r in known.get(shop.name, []) if r["engine"] != engine] + rows, key=lambda r: r["engine"])
+        results.setdefault("versions", {}).update(wasm.versions(rows))
+    return measure
+
+
+def _threads(shop: Workshop, arguments: argparse.Namespace, results: dict) -> None:
+    if not arguments.prepare:
+        say(f"{shop.name}: one thread and two")
+        results.setdefault("threads", {})[shop.name] = native.threads(shop, arguments.rounds)
 
 
 def _arm64(shop: Workshop, arguments: argparse.Namespace, results: dict) -> None:
@@ -109,7 +118,8 @@ def _layers(shop: Workshop, arguments: argparse.Namespace, results: dict) -> Non
             results.setdefault("layers", {}).setdefault(shop.name, {})[str(level)] = counting.layers(shop, level)
 
 
-PARTS = {"native": _native, "wasm": _wasm, "arm64": _arm64, "layers": _layers}
+PARTS = {"native": _native, "node": _wasm("node"), "chromium": _wasm("chromium"), "arm64": _arm64, "layers": _layers,
+         "threads": _threads}
 
 
 def say(text: str) -> None:

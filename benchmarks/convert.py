@@ -16,7 +16,7 @@ def mnn(request: dict) -> None:
     import onnx
     arguments = ["mnnconvert", "-f", "ONNX", "--modelFile", request["onnx"], "--MNNModel", request["to"], "--bizCode", "bench",
                  "--optimizePrefer", "2"]
-    if request["sparse"]:
+    if request["sparsity"]:
         parameters = Path(request["to"]).with_suffix(".compression")
         parameters.write_bytes(MNN_GROUPS_OF_4)
         arguments += ["--compressionParamsFile", str(parameters), "--detectSparseSpeedUp"]
@@ -35,14 +35,22 @@ def ncnn(request: dict) -> None:
 
 
 def litert(request: dict) -> None:
-    """litert-torch, from the torch module (a network that is only ONNX has none); it keeps NCHW at the inputs."""
+    """litert-torch, from the torch module (a network that is only ONNX has none); it keeps NCHW at the inputs.
+
+    Sparse: without a pattern, which XNNPACK likes best.
+    """
     import litert_torch
     import torch
 
+    from benchmarks.masks import unstructured
     from benchmarks.networks import NETWORKS
-    if request["shared"]:
+    if request["trained"]:
         raise SystemExit("litert-torch reads torch modules, and this network is an ONNX file")
     net = NETWORKS[request["network"]](**request["small"])
+    for conv in [m for m in net.module.modules() if isinstance(m, torch.nn.Conv2d)][1:] if request["sparsity"] else ():
+        if conv.groups == 1:
+            w = conv.weight.detach().numpy()
+            w *= unstructured(request["sparsity"])(w.reshape(len(w), -1)).reshape(w.shape)
     litert_torch.convert(net.module, tuple(map(torch.from_numpy, net.example().values()))).export(request["to"])
 
 

@@ -84,10 +84,7 @@ class Workshop:
     def bundle(self, level: Level = DENSE, target: str = "host") -> "Built":
         """edgekit's bundle. Verified against onnxruntime by the export itself, where the target can run here."""
         if level.unstructured:
-            source = self.folder / f"{level.slug}.onnx"
-            if not source.exists():
-                onnx.save(masks.masked(self.clean(), self._eligible(), masks.unstructured(level.sparsity)), source)
-            return self._build(source, 0.0, level.slug, target)
+            return self._build(self.unstructured(level), 0.0, level.slug, target)
         built = self._build(self.onnx, level.sparsity, level.slug, target)
         if level.sparsity:
             built.check(level)
@@ -129,10 +126,10 @@ class Workshop:
             raise Refused(refused.read_text("utf-8"))
         if not _written(peer, path):
             source = self.onnx
-            if level.sparsity:
+            if level.sparsity and not level.unstructured:
                 source = self.neighbours(level)
             request = {"peer": peer, "network": self.name, "small": self.small, "onnx": str(source), "to": str(path),
-                       "sparse": bool(level.sparsity), "shared": bool(self.trained)}
+                       "sparsity": level.sparsity, "trained": bool(self.trained)}
             try:
                 done = subprocess.run([sys.executable, "-m", "benchmarks.convert", json.dumps(request)], capture_output=True,
                                       text=True, timeout=TIMEOUT, check=False, cwd=Path(__file__).parents[1])
@@ -143,6 +140,13 @@ class Workshop:
                 why = why or "its converter wrote nothing"
                 refused.write_text(why, "utf-8")
                 raise Refused(why)
+        return path
+
+    def unstructured(self, level: Level) -> Path:
+        """The network pruned without a pattern, in the layers that edgekit prunes."""
+        path = self.folder / f"{level.slug}.onnx"
+        if not path.exists():
+            onnx.save(masks.masked(self.clean(), self._eligible(), masks.unstructured(level.sparsity)), path)
         return path
 
     def neighbours(self, level: Level) -> Path:

@@ -13,6 +13,7 @@ from benchmarks.models import TOLERANCE, Level, Refused, Workshop
 from benchmarks.timing import Contestant, Failed, Race, Worker, race
 
 PEERS = ("onnxruntime", "openvino", "litert", "mnn", "ncnn")
+TWO = "edgekit, 2 threads"
 WORKER = Path(__file__).with_name("worker.py")
 Say = Callable[[str], None]
 
@@ -82,7 +83,7 @@ def run(shop: Workshop, levels: Sequence[Level], rounds: int, say: Say) -> list[
         for row in rows:
             if row.why:
                 continue
-            worker = Worker([sys.executable, str(WORKER), row.runtime.partition(",")[0]])
+            worker = start("edgekit" if row.runtime == IGNORED else row.runtime)
             stack.callback(worker.close)
             try:
                 _load(shop, row, worker)
@@ -101,6 +102,27 @@ def run(shop: Workshop, levels: Sequence[Level], rounds: int, say: Say) -> list[
         row.over_onnxruntime = times.ratio(label, "onnxruntime dense") if "onnxruntime dense" in there else None
     return [{k: v for k, v in asdict(row).items() if k not in ("file", "source")} | {"fastest": row.label == fastest}
             for row in rows]
+
+
+def start(runtime: str) -> Worker:
+    """A process with one of worker.py's runtimes, nothing loaded."""
+    return Worker([sys.executable, str(WORKER), runtime])
+
+
+def threads(shop: Workshop, rounds: int) -> dict:
+    """Milliseconds of the dense network on one and on two threads, and the ratio; or {"why"}. On all cores allowed."""
+    with ExitStack() as stack:
+        started = []
+        try:
+            for runtime in ("edgekit", TWO):
+                worker = start(runtime)
+                stack.callback(worker.close)
+                _load(shop, Row(runtime, str(PLAIN), shop.bundle().path, shop.onnx), worker)
+                started.append(Contestant(runtime, worker))
+        except (Failed, Refused) as e:
+            return {"why": str(e)}
+        times = race(started, rounds)
+    return {"one_ms": times.ms("edgekit"), "two_ms": times.ms(TWO), "ratio": times.ratio(TWO, "edgekit")}
 
 
 def _load(shop: Workshop, row: Row, worker: Worker) -> None:

@@ -38,7 +38,7 @@ def plotted(results: dict) -> str:
     """Time over the fastest dense peer against sparsity, a line a network, the bounds of MobileNet-v1 among them."""
     series: dict[str, list[tuple[float, float]]] = {}
     for name, rows in results.get("native", {}).items():
-        points = [(100 * _share(r["level"]), r["over_fastest"]) for r in _ours(rows) if r["over_fastest"] and "un" not in r["level"]]
+        points = sorted((100 * _share(r["level"]), r["over_fastest"]) for r in _ours(rows) if r["over_fastest"] and "un" not in r["level"])
         if len(points) > 1:
             series[name] = points
     if "mobilenet_v1" in series:
@@ -80,12 +80,19 @@ def _bounds(results: dict) -> str:
         counted = results.get("arm64", {}).get("mobilenet_v1", {}).get(level, {}).get("millions")
         rows.append(["arm64", "mobilenet_v1", level, "million instructions", most, counted and f"{counted:.0f}",
                      _said(counted, most)])
+    for b in bounds.BREAK_EVEN:
+        counted, dense = (results.get("arm64", {}).get(b.network, {}).get(v, {}).get("millions") for v in (b.level, "dense"))
+        value = counted / dense if counted and dense else None
+        rows.append(["arm64", b.network, b.level, "instructions over dense", f"{b.most:.3g}", value and f"{value:.3f}", _said(value, b.most)])
+    two = results.get("threads", {}).get("mobilenet_v1", {}).get("ratio")
+    rows.append(["native", "mobilenet_v1", "dense", "two threads over one", f"{bounds.TWO_THREADS:.2f}", two and f"{two:.3f}",
+                 _said(two, bounds.TWO_THREADS)])
     rows += _absolute(results)
     return "## Bounds\n\n" + table(["", "network", "zeros", "figure", "bound", "measured", ""], rows)
 
 
 def _bound(where: str, b: bounds.Bound, value: float | None) -> list[object]:
-    return [where, b.network, b.level, f"time over {b.over}", f"{b.most:.2f}", value and PRECISE.format(value), _said(value, b.most)]
+    return [where, b.network, b.level, f"time over {b.over}", f"{b.most:.3g}", value and f"{value:.3f}", _said(value, b.most)]
 
 
 def _said(value: float | None, most: float) -> str:

@@ -17,8 +17,7 @@ from edgekit.pack import pack
 
 WEB = Path(__file__).with_name("web")
 PEERS = {"litert": "@litertjs/core", "onnxruntime": "onnxruntime-web", "tfjs": "@tensorflow/tfjs-backend-wasm"}
-ENGINES = ("node", "chromium")
-WARM = 3.0  # seconds of calls after which V8's optimising tier has had its turn
+WARM = 2.0  # seconds of calls after which V8's optimising tier has had its turn
 Say = Callable[[str], None]
 
 
@@ -65,11 +64,13 @@ def entries(shop: Workshop, engine: str, levels: Sequence[Level], say: Say) -> l
         except Refused as e:
             row.why = str(e)
         rows.append(row)
-    for peer, package in PEERS.items():
-        row = Row(engine, peer, str(DENSE), source=shop.onnx)
+    sparse = [("litert", level) for level in levels if level.unstructured]
+    for peer, level in [*((peer, DENSE) for peer in PEERS), *sparse]:
+        say(f"{shop.name}: {peer} for wasm, {level}")
+        row = Row(engine, peer, str(level), source=shop.unstructured(level) if level.unstructured else shop.onnx)
         try:
-            row.version = _version(package)
-            row.file = write_steps(shop) if peer == "tfjs" else shop.converted(peer)
+            row.version = _version(PEERS[peer])
+            row.file = write_steps(shop) if peer == "tfjs" else shop.converted(peer, level)
         except Refused as e:
             row.why = str(e)
         rows.append(row)

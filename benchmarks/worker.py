@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -31,12 +32,12 @@ class Model(NamedTuple):
     clock: Callable[[], float] | None = None
 
 
-def edgekit(model: str, inputs: Arrays, names: list[str]) -> Model:
-    """The bundle's host library: clocked around the C function. (Its first argument is the bundle.)"""
+def edgekit(model: str, inputs: Arrays, names: list[str], threads: int = 1) -> Model:
+    """A bundle's host library: clocked around the C function."""
     from edgekit.runtimes import open_session
     from edgekit.runtimes.abi.bundle import read
     files = read(Path(model))
-    session, entry = open_session(files), files.manifest["entries"][0]["name"]
+    session, entry = open_session(files, threads=threads), files.manifest["entries"][0]["name"]
     return Model(lambda: session.run(inputs, entry), lambda: list(session.run(inputs, entry).values()),
                  lambda: session.time(inputs, entry))
 
@@ -149,7 +150,8 @@ def products(model: str, inputs: Arrays, names: list[str]) -> Model:
 
 
 RUNTIMES = {  # the function, the package that its version is of
-    "edgekit": (edgekit, "edgekit-deploy"), "onnxruntime": (onnxruntime, "onnxruntime"), "openvino": (openvino, "openvino"),
+    "edgekit": (edgekit, "edgekit-deploy"), "edgekit, 2 threads": (partial(edgekit, threads=2), "edgekit-deploy"),
+    "onnxruntime": (onnxruntime, "onnxruntime"), "openvino": (openvino, "openvino"),
     "mnn": (mnn, "MNN"), "ncnn": (ncnn, "ncnn"), "litert": (litert, "ai-edge-litert"), "products": (products, "numpy")}
 
 

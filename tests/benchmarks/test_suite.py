@@ -44,7 +44,7 @@ def test_a_race_and_its_tables(tmp_path):
     text = tables.render({"native": {"mlp": rows}})
     for r in rows:
         assert r["runtime"] in text and r["why"].replace("|", "/") in text
-    assert text.count("not measured") == len(bounds.NATIVE) + 2 * len(bounds.WASM) + len(bounds.ARM64) + 4 - 1  # all but the policy's
+    assert text.count("not measured") == len(bounds.NATIVE) + 2 * len(bounds.WASM) + len(bounds.ARM64) + 4 + 1 + 2 - 1  # all but the policy's
     assert "<svg" in tables.plotted({"native": {"mlp": rows}})
 
 
