@@ -93,8 +93,10 @@ class Draw:
 
     def matmul(self):
         batch = tuple(self.r.choice([1, 2, 3]) for _ in range(self.r.choice([0, 1, 2])))
-        m, n, kk = self.r.choice([1, 5, 13]), self.r.choice([1, 4, 19, 70]), self.r.choice([1, 6, 17])
+        m, n, kk = self.r.choice([1, 5, 13, 42]), self.r.choice([1, 4, 19, 70]), self.r.choice([1, 6, 17, 36])
         a, b, extra = rows((*batch, m, kk)), rows((*batch, kk, n)), Tensor(F, (*(0,) * len(batch), 0, 1))
+        if self.r.random() < 0.4:  # the second operand lies transposed
+            b = Tensor(F, (*b.strides[:-2], 1, kk))
         k = spec.MatMul(batch, m, n, kk, a, b, (extra,), (ADD, RELU), rows((*batch, m, n)))
         size = prod(batch)
         return k, [self.floats(size * m * kk), self.floats(size * kk * n), self.floats(n), np.zeros(size * m * n, np.float32)]
@@ -121,7 +123,7 @@ class Draw:
         return groups, kept, dtype, ordered, unequal, operands
 
     def linear(self):
-        n, inputs, v = self.r.choice([1, 2, 9, 33]), self.r.choice([1, 7, 40]), self.r.choice([4, 8, 16, 32])
+        n, inputs, v = self.r.choice([1, 2, 9, 33, 50]), self.r.choice([1, 7, 40]), self.r.choice([4, 8, 16, 32])
         outputs = v * self.r.choice([1, 3])  # a short last group would name rows of other groups twice
         groups, kept, index, order, starts, operands = self.sparse(outputs, inputs, self.r.random() < 0.6, v)
         out, extra = Tensor(F, (outputs + 3, 1)), Tensor(F, (self.r.choice([0, outputs]), 1))

@@ -1,9 +1,7 @@
 """Fused elementwise bodies: operands loaded, operations applied, the result stored."""
-from math import inf, isfinite
-
-from edgekit.exporters.kernels.loops import Code, broadcast, const
+from edgekit.exporters.kernels.loops import Code, broadcast, const, shuffle
 from edgekit.exporters.kernels.scalar import apply
-from edgekit.exporters.kernels.spec import Body, Op, Tensor
+from edgekit.exporters.kernels.spec import Body, Tensor
 
 
 def evaluate(code: Code, body: Body, values: list, lanes: int):
@@ -13,23 +11,8 @@ def evaluate(code: Code, body: Body, values: list, lanes: int):
         if op.op == "const":
             values.append(broadcast(const(op.attrs[0], "uint8" if op.dtype == "bool" else op.dtype), lanes))
             continue
-        args = [values[a] for a in op.args]
-        native = _native(code, op, args, lanes) if code.machine.by_element and op.dtype == "float32" else None
-        values.append(code.let(native if native is not None else apply(op.op, args, op.dtype, op.attrs, lanes, code.let)))
+        values.append(code.let(apply(op.op, [values[a] for a in op.args], op.dtype, op.attrs, lanes, code.let)))
     return values[-1]
-
-
-def _native(code: Code, op: Op, args: list, lanes: int):
-    """max, min, relu and clip as the single instructions that AArch64 has for them, which pass NaN on; None for all else."""
-    if op.op in ("max", "min"):
-        return code.extreme(op.op + "imum", *args)
-    if op.op not in ("relu", "clip"):
-        return None
-    value, (low, high) = args[0], op.attrs if op.op == "clip" else (0.0, inf)
-    for name, bound in (("maximum", low), ("minimum", high)):
-        if isfinite(bound):
-            value = code.extreme(name, value, code.constant(bound, op.dtype, lanes))
-    return value
 
 
 def address(code: Code, strides: tuple[int, ...], position: list):
@@ -60,22 +43,19 @@ def lanes_for(code: Code, n: int) -> int:
     return lanes
 
 
-def lane_addresses(code: Code, tensor: Tensor, row, columns, lanes: int):
-    """Addresses of (row, columns[lane]) of a two-dimensional operand."""
-    base = address(code, tensor.strides[:1], [row])
-    return broadcast(base, lanes) + columns * broadcast(code.i(tensor.strides[1]), lanes)
-
-
-def read_at(code: Code, buffer, tensor: Tensor, row, columns, lanes: int):
-    """One element a lane, from the columns of an index vector."""
+def read_at(code: Code, buffer, tensor: Tensor, row, columns: list):
+    """One element of a two-dimensional operand a lane: of `row`, from the column of that lane."""
+    lanes = len(columns)
     if lanes == 1 or tensor.strides[1] == 0:
-        return read(code, buffer, tensor, [row, columns if lanes == 1 else code.i(0)], lanes)
-    return code.load_at(buffer, lane_addresses(code, tensor, row, columns, lanes), lanes)
+        return read(code, buffer, tensor, [row, columns[0]], lanes)
+    base = code.let(address(code, tensor.strides[:1], [row]))
+    return shuffle([code.let(code.load(buffer, base + c * code.i(tensor.strides[1]))) for c in columns], range(lanes))
 
 
-def write_at(code: Code, buffer, tensor: Tensor, value, row, columns, lanes: int) -> None:
-    """One element a lane, to the columns of an index vector."""
-    if lanes == 1:
-        write(code, buffer, tensor, value, [row, columns], lanes)
-    else:
-        code.store_at(buffer, value, lane_addresses(code, tensor, row, columns, lanes), lanes)
+def write_at(code: Code, buffer, tensor: Tensor, values: list, row, columns: list) -> None:
+    """One vector for each row from `row` on, each lane to its column. A column's address serves all rows."""
+    values = [code.let(v) for v in values]
+    for k, c in enumerate(columns):
+        at = code.let(address(code, tensor.strides, [row, c]))
+        for r, value in enumerate(values):
+            code.store(buffer, value if len(columns) == 1 else code.lane(value, k), at + code.i(r * tensor.strides[0]))

@@ -4,64 +4,95 @@ A unit is one group and a block of rows; each weight is read once for a tile of 
 With one row the sums are split into several chains, which hides the latency of the additions.
 """
 from dataclasses import dataclass
+from itertools import cycle
+
+from tvm import tirx
 
 from edgekit.exporters.kernels.body import evaluate, read, read_at, write, write_at
 from edgekit.exporters.kernels.lists import Lists
-from edgekit.exporters.kernels.loops import Code, Register, broadcast, const
+from edgekit.exporters.kernels.loops import Code, broadcast, const, shuffle
 from edgekit.exporters.kernels.schedule import Machine
-from edgekit.exporters.kernels.spec import Linear
+from edgekit.exporters.kernels.spec import Linear, Recurrent
+
+F = "float32"
 
 
 @dataclass(frozen=True)
-class Weights:
-    """A packed matrix: buffer of weights, `v` for each input of each group's list."""
+class Matrix:
+    """A packed matrix: its operands, and how a tile takes `vectors` of `lanes` of the v outputs of a group."""
 
     w: object
+    bias: object
     lists: Lists
+    order: object | None
     v: int
+    lanes: int
+    vectors: int
+
+    @property
+    def width(self) -> int:
+        """Outputs of a tile; it divides v."""
+        return self.lanes * self.vectors
 
 
-def lanes_of(v: int, machine_lanes: int) -> int:
-    """The widest vector that divides v."""
-    lanes = machine_lanes
-    while v % lanes:
+def matrix(code: Code, k: Linear | Recurrent, vectors: int) -> Matrix:
+    """The next operands: w, bias, [index], [starts], [order]. vectors: of a tile, at most."""
+    w, bias = code.operand(F), code.operand(F)
+    index = code.operand(k.index) if k.index else None
+    lists = Lists(index, code.operand("int32") if k.starts else None, k.kept)
+    order = code.operand("int32") if k.order else None
+    lanes = code.machine.lanes
+    while k.v % lanes:
         lanes //= 2
-    return lanes
+    count = next(c for c in (4, 2, 1) if k.v // lanes % c == 0 and c <= vectors)
+    return Matrix(w, bias, lists, order, k.v, lanes, count)
 
 
-def tile(code: Code, weights: Weights, g, x_at, rows: int, first: int, lanes: int, count: int, x, init) -> list[list]:
-    """Sums of `rows` rows x `count` vectors of outputs, from output `first` of group g on.
+def _together(code: Code, m: Matrix) -> int:
+    """Neighbouring inputs of a row that are loaded at once, as a vector whose lanes are factors."""
+    return code.machine.lanes if code.machine.by_element and m.lists.index is None and m.lists.kept >= code.machine.lanes else 1
 
-    x_at(r, i): address of input i of row r in x. init[m]: what the sums of vector m start from. Expressions [row][vector].
+
+def tile(code: Code, m: Matrix, g, first, x, x_at, rows: int) -> list[list]:
+    """Sums of `rows` rows x `m.vectors` vectors of outputs, from output `first` of group g on: expressions [row][vector].
+
+    x_at(r, i): address of input i of row r in x.
     """
-    lists = weights.lists
-    start, length = lists.span(code, g)
-    chains = max(1, min(code.machine.linear.chains // (rows * count), lists.kept // 4)) if lists.kept >= 8 else 1
-    zero = broadcast(const(0.0, "float32"), lanes)
-    acc: list[list[list[Register]]] = []
-    for _ in range(rows):
-        acc.append([[code.register("float32", lanes, init[m] if c == 0 else zero) for c in range(chains)] for m in range(count)])
+    start, length = m.lists.span(code, g)
+    split = min(code.machine.linear.chains // (rows * m.vectors), m.lists.kept // 4)
+    chains = 1 << max(split, 1).bit_length() - 1
+    begin = [code.let(code.load(m.bias, g * code.i(m.v) + first + code.i(j * m.lanes), m.lanes)) for j in range(m.vectors)]
+    zero = broadcast(const(0.0, F), m.lanes)
+    acc = [[[code.register(F, m.lanes, zero if c else begin[j]) for c in range(chains)] for j in range(m.vectors)] for _ in range(rows)]
+    turn = cycle(range(chains))
 
-    def product(p, chain):
-        i = code.let(lists.input(code, start, p))
-        base = code.let((start + p) * code.i(weights.v) + code.i(first))
-        wv = [code.let(code.load(weights.w, base + code.i(m * lanes), lanes)) for m in range(count)]
+    def product(p, factor):
+        """One input: factor(r) is that of row r in all lanes."""
+        chain = next(turn)
+        base = code.let((start + p) * code.i(m.v) + first)
+        weights = [code.let(code.load(m.w, base + code.i(j * m.lanes), m.lanes)) for j in range(m.vectors)]
         for r in range(rows):
-            xv = code.let(code.load(x, x_at(r, i), lanes, 0))
-            for m in range(count):
-                a = acc[r][m][chain]
-                a.set(a.value + wv[m] * xv)
-    whole = length // chains if isinstance(length, int) else code.let(length // code.i(chains))
-    with code.loop(whole) as p:
-        for chain in range(chains):
-            product(p * code.i(chains) + code.i(chain), chain)
-    if isinstance(length, int):
-        for chain in range(length % chains):
-            product(code.i(whole * chains + chain), chain)
+            value = factor(r)
+            for j in range(m.vectors):
+                a = acc[r][j][chain]
+                a.set(a.value + weights[j] * value)
+
+    def one(p):
+        i = code.let(m.lists.input(code, start, p))
+        product(p, lambda r: code.let(code.load(x, x_at(r, i), m.lanes, 0)))
+
+    def several(q):
+        p = code.let(q * code.i(together))
+        values = [code.let(code.load(x, x_at(r, p), together)) for r in range(rows)]
+        for k in range(together):
+            product(p + code.i(k), lambda r, k=k: code.let(shuffle([values[r]], [k] * m.lanes)))
+    together = _together(code, m)
+    if together > 1:
+        code.unrolled(length // together, max(1, chains // together), several)
+        for p in range(length // together * together, length):
+            one(code.i(p))
     else:
-        done = code.let(whole * code.i(chains))
-        with code.loop(length - done) as p:
-            product(done + p, 0)
+        code.unrolled(length, max(chains, code.machine.linear.unroll), one)
     return [[code.let(_tree([c.value for c in vector])) for vector in row] for row in acc]
 
 
@@ -71,60 +102,51 @@ def _tree(values: list):
     return values[0]
 
 
+def columns_of(code: Code, m: Matrix, g, first) -> list:
+    """The output of each lane of a vector of sums."""
+    at = code.let(g * code.i(m.v) + first)
+    return [code.let(code.i(code.load(m.order, at + code.i(j)))) for j in range(m.lanes)]
+
+
 def build_linear(k: Linear, machine: Machine):
     code = Code(machine)
-    f = "float32"
-    x, w, bias = code.operand(f), code.operand(f), code.operand(f)
-    index = code.operand(k.index) if k.index else None
-    lists = Lists(index, code.operand("int32") if k.starts else None, k.kept)
-    order = code.operand("int32") if k.order else None
+    x = code.operand(F)
+    m = matrix(code, k, machine.linear.vectors)
     extras = [code.operand(t.dtype) for t in k.extras]
     out = code.operand(k.output.dtype)
-    weights = Weights(w, lists, k.v)
-    schedule, lanes = machine.linear, lanes_of(k.v, machine.lanes)
-    count = next(c for c in (4, 2, 1) if k.v // lanes % c == 0 and c <= schedule.vectors)
-    tall = max(1, min(k.rows, machine.accumulators // count, schedule.rows))
-    share = schedule.rows_a_unit
-    blocks = -(-k.rows // share)
+    tall = min(k.rows, machine.linear.rows, machine.rows(m.vectors, held=_together(code, m) > 1))
+    whole, rest = divmod(k.rows, tall)
+    tiles = max(1, machine.linear.rows_a_unit // tall)  # of a unit
+    blocks = -(-k.rows // (tiles * tall))
 
     def rows_from(g, row, rows: int):
-        for first in range(0, k.v, lanes * count):
-            starts = [code.let(code.load(bias, g * code.i(k.v) + code.i(first + m * lanes), lanes)) for m in range(count)]
-            sums = tile(code, weights, g, lambda r, i: (row + code.i(r)) * code.i(k.row) + i, rows, first, lanes, count, x, starts)
-            for r in range(rows):
-                for m in range(count):
-                    finish(g, row + code.i(r), first + m * lanes, sums[r][m])
+        with code.loop(m.v // m.width) as part:
+            first = code.let(part * code.i(m.width))
+            sums = tile(code, m, g, first, x, lambda r, i: (row + code.i(r)) * code.i(k.row) + i, rows)
+            for j in range(m.vectors):
+                finish(g, row, code.let(first + code.i(j * m.lanes)), [s[j] for s in sums])
 
-    def finish(g, row, v, value):
-        column = code.let(g * code.i(k.v) + code.i(v))
-        if order is None:
-            values = [value, *(read(code, b, t, [row, column], lanes) for b, t in zip(extras, k.extras, strict=True))]
-            write(code, out, k.output, evaluate(code, k.post, values, lanes), [row, column], lanes)
+    def finish(g, row, first, values: list):
+        """Vectors of one place in consecutive rows through the body to the output."""
+        if m.order is None:
+            column = code.let(g * code.i(m.v) + first)
+            for r, value in enumerate(values):
+                at = [row + code.i(r), column]
+                inputs = [value, *(read(code, b, t, at, m.lanes) for b, t in zip(extras, k.extras, strict=True))]
+                write(code, out, k.output, evaluate(code, k.post, inputs, m.lanes), at, m.lanes)
             return
-        # Permuted outputs: the lanes go where the order list says.
-        columns = code.let(code.i(code.load(order, column, lanes)))
-        values = [value, *(read_at(code, b, t, row, columns, lanes) for b, t in zip(extras, k.extras, strict=True))]
-        write_at(code, out, k.output, evaluate(code, k.post, values, lanes), row, columns, lanes)
-
-    def rows_of(g, row, n: int):
-        whole, rest = divmod(n, tall)
-        if whole:
-            with code.loop(whole) as t:
-                rows_from(g, code.let(row + t * code.i(tall)), tall)
-        if rest:
-            rows_from(g, code.let(row + code.i(whole * tall)), rest)
+        columns, results = columns_of(code, m, g, first), []
+        for r, value in enumerate(values):
+            inputs = [value, *(read_at(code, b, t, row + code.i(r), columns) for b, t in zip(extras, k.extras, strict=True))]
+            results.append(evaluate(code, k.post, inputs, m.lanes))
+        write_at(code, out, k.output, results, row, columns)
 
     with code.units() as u:
-        if blocks == 1:
-            rows_of(u, code.i(0), k.rows)
-        else:
-            g, b = code.let(u // code.i(blocks)), code.let(u % code.i(blocks))
-            last = k.rows - (blocks - 1) * share
-            if last == share:
-                rows_of(g, code.let(b * code.i(share)), share)
-            else:
-                with code.when(b < code.i(blocks - 1)):
-                    rows_of(g, code.let(b * code.i(share)), share)
-                with code.when(b >= code.i(blocks - 1)):
-                    rows_of(g, code.i((blocks - 1) * share), last)
+        g, block = (u, code.i(0)) if blocks == 1 else (code.let(u // code.i(blocks)), code.let(u % code.i(blocks)))
+        done = code.let(block * code.i(tiles))
+        with code.loop(whole if blocks == 1 else code.let(tirx.min(code.i(whole) - done, code.i(tiles)))) as t:
+            rows_from(g, code.let((done + t) * code.i(tall)), tall)
+        if rest:
+            with code.when(block >= code.i(blocks - 1)):
+                rows_from(g, code.i(whole * tall), rest)
     return code.function(), k.groups * blocks

@@ -6,50 +6,41 @@ Equations: ONNX operators LSTM, GRU and RNN (gates i o f c, z r h, and one).
 """
 from tvm import tirx
 
-from edgekit.exporters.kernels.body import evaluate, lanes_for
-from edgekit.exporters.kernels.linear import Weights, lanes_of, tile
-from edgekit.exporters.kernels.lists import Lists
+from edgekit.exporters.kernels.body import evaluate, lanes_for, write_at
+from edgekit.exporters.kernels.linear import columns_of, matrix, tile
 from edgekit.exporters.kernels.loops import Code, broadcast, const
 from edgekit.exporters.kernels.scalar import apply
 from edgekit.exporters.kernels.schedule import Machine
-from edgekit.exporters.kernels.spec import Recurrent
+from edgekit.exporters.kernels.spec import Recurrent, Tensor
 
 F = "float32"
 
 
 def build_recurrent(k: Recurrent, machine: Machine):
     code = Code(machine)
-    xp, w, bias = code.operand(F), code.operand(F), code.operand(F)
-    index = code.operand(k.index) if k.index else None
-    lists = Lists(index, code.operand("int32") if k.starts else None, k.kept)
-    order = code.operand("int32") if k.order else None
+    xp = code.operand(F)
+    m = matrix(code, k, machine.recurrent.vectors)
     peephole = code.operand(F) if k.peephole else None
     lens = code.operand("int32") if k.lens else None
     h = code.operand(F)
     c = code.operand(F) if k.cell == "LSTM" else None
     y, scratch = code.operand(F), code.operand(F)
     gates, hidden = k.gates, k.hidden
-    weights = Weights(w, lists, k.v)
-    lanes = lanes_of(k.v, machine.lanes)
-    count = next(n for n in (4, 2, 1) if k.v // lanes % n == 0 and n <= machine.recurrent.vectors)
+    product_of = Tensor(F, (gates * hidden, 1))  # of all gates, a sequence a row
     width = lanes_for(code, hidden)
 
     def product(source, base, row, rows: int):
         """scratch[row.., gate columns] = bias + R source[row..]; rows of source are `hidden` apart."""
-        with code.loop(k.groups) as g:
-            for first in range(0, k.v, lanes * count):
-                column = code.let(g * code.i(k.v) + code.i(first))
-                starts = [code.let(code.load(bias, column + code.i(m * lanes), lanes)) for m in range(count)]
-                sums = tile(code, weights, g, lambda r, i: code.i(base) + (row + code.i(r)) * code.i(hidden) + i,
-                            rows, first, lanes, count, source, starts)
+        with code.loop(k.groups) as g, code.loop(m.v // m.width) as part:
+            first = code.let(part * code.i(m.width))
+            sums = tile(code, m, g, first, source, lambda r, i: code.i(base) + (row + code.i(r)) * code.i(hidden) + i, rows)
+            for j in range(m.vectors):
+                at = code.let(first + code.i(j * m.lanes))
+                if m.order is not None:
+                    write_at(code, scratch, product_of, [s[j] for s in sums], row, columns_of(code, m, g, at))
+                    continue
                 for r in range(rows):
-                    for m in range(count):
-                        at = (row + code.i(r)) * code.i(gates * hidden)
-                        if order is None:
-                            code.store(scratch, sums[r][m], at + column + code.i(m * lanes), lanes)
-                        else:
-                            columns = code.i(code.load(order, column + code.i(m * lanes), lanes))
-                            code.store_at(scratch, sums[r][m], broadcast(at, lanes) + columns, lanes)
+                    code.store(scratch, sums[r][j], (row + code.i(r)) * code.i(gates * hidden) + g * code.i(m.v) + at, m.lanes)
 
     def clipped(value, n):
         return apply("clip", [value], F, (-k.clip, k.clip), n, code.let) if k.clip else value

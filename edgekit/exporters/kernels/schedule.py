@@ -86,37 +86,37 @@ class LinearSchedule:
     rows: int
     vectors: int
     chains: int
+    unroll: int       # inputs that a turn of the hot loop takes, at least
     rows_a_unit: int  # of x: the share of one unit of work
 
     @classmethod
     def default(cls, accumulators: int, by_element: bool) -> Self:
-        return cls(12, max(1, min(4, accumulators // 4)), 8, 32)
+        return cls(12, max(1, min(4, accumulators // 4)), 8, 4 if by_element else 1, 32)
 
     @classmethod
     def candidates(cls, accumulators: int) -> Iterator[Self]:
         for rows in (4, 6, 8, 12):
             for vectors in (1, 2, 4):
                 for chains in (4, 8, 12):
-                    yield cls(rows, vectors, chains, 32)
+                    yield cls(rows, vectors, chains, 4, 32)
 
 
 @dataclass(frozen=True)
 class MatMulSchedule:
-    """The product of two activations: a tile is `rows` x `vectors` of columns."""
+    """The product of two activations: a tile is `rows` x `vectors` of columns, both at most."""
 
     rows: int
     vectors: int
 
     @classmethod
     def default(cls, accumulators: int, by_element: bool) -> Self:
-        rows = 4 if accumulators < 24 else 6
-        return cls(rows, max(1, min(accumulators // rows, 4)))
+        return cls(24, max(1, min(accumulators // 4, 4)))
 
     @classmethod
     def candidates(cls, accumulators: int) -> Iterator[Self]:
-        for rows in (2, 4, 6, 8, 12):
+        for rows in (4, 6, 8, 12, 24):
             for vectors in (1, 2, 3, 4):
-                if accumulators // 2 <= rows * vectors <= accumulators + 4:
+                if accumulators // 2 <= rows * vectors:
                     yield cls(rows, vectors)
 
 
@@ -153,6 +153,10 @@ class Machine:
     linear: LinearSchedule
     matmul: MatMulSchedule
     recurrent: RecurrentSchedule
+
+    def rows(self, vectors: int, held: bool = False) -> int:
+        """Rows of a tile of so many vectors whose sums stay in registers. held: a register a row holds its factors."""
+        return max(1, (self.accumulators + 7 - vectors) // (vectors + 1) if held else self.accumulators // vectors)
 
 
 KINDS: dict[str, type[Schedule]] = {"conv": ConvSchedule, "depthwise": DepthwiseSchedule, "linear": LinearSchedule,

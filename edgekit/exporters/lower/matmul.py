@@ -11,6 +11,8 @@ from edgekit.exporters.lower.values import Product, Value, constant
 from edgekit.exporters.lower.views import View
 from edgekit.exporters.lower.weights import CHANNEL_MAJOR, POSITION_MAJOR, packed
 
+FEW = 4  # rows for which a transposed operand is read as it lies
+
 
 def gemm(b: Builder, node: Node) -> None:
     a_name, w_name, c_name = node.input(0), node.input(1), node.input(2)
@@ -77,7 +79,10 @@ def matmul_values(b: Builder, x: Value, y: Value, shape) -> Value:
     *batch, m, n = shape
     k = x.shape[-1]
     xv = b.memory(x).broadcast((*batch, m, k))
-    yv = b.lined(y, y.shape).broadcast((*batch, k, n))
+    yv = b.memory(y)
+    if m > FEW or yv.strides[-2] != 1:
+        yv = b.lined(y, y.shape)
+    yv = yv.broadcast((*batch, k, n))
     node = b.node
 
     def emit(post, extras, out, ops):
