@@ -92,7 +92,7 @@ def test_symbol_tables_of_all_targets(bundles, name):
         assert any(s.endswith("_k0") for s in static.defined) and f"{name}_run" in static.defined
         assert [s for s in static.defined if not s.startswith(f"{name}_")] == []
         assert static.undefined <= MEMORY
-        others = {"memory", "__heap_base"} if target == "wasm" else set()
+        others = {"memory", "__heap_base", "__stack_pointer"} if target == "wasm" else set()
         assert shared.undefined == set() and {s for s in shared.defined if not s.startswith(f"{name}_")} == others
         assert f"{name}_k0" not in shared.defined
 

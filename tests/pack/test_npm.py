@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,22 @@ for (const [status, files] of [
   await assert.rejects(TinyModel.load(files), (e) => e instanceof EdgekitError && e.status === status, status);
 }
 assert.deepEqual(entries.map((e) => e.name), ["run", "run_wide", "run_in"]);
+
+const threaded = await Promise.all([TinyModel.load({ threads: 2 }), TinyModel.load({ threads: 4, wasm, weights })]);
+assert.deepEqual([model, ...threaded, await TinyModel.load({ threads: 2, wasm: module })].map((m) => m.threads), [1, 2, 4, 1]);
+const wide = new Float32Array(64 * 256), wanted = wide.map((_, i) => (i % 4 + 1));
+for (let k = 0; k < 300; k++) { // workers look for work, and every now and then are asleep
+  wide.fill(k);
+  const want = wanted.map((w) => w * k);
+  for (const m of threaded) assert.deepEqual(m.run_wide({ x: wide }), { y: want });
+  if (k % 100 === 0) await new Promise((resolve) => setTimeout(resolve, 20));
+}
+model.reset();
+assert.deepEqual(threaded[1].run(given), model.run(given));
+threaded[0].close();
+assert.equal(threaded[0].threads, 1);
+assert.deepEqual(threaded[0].run_wide({ x: wide }), { y: wanted.map((w) => w * 299) }, "calls go on in one thread");
+for (const threads of [0, 1.5, 257, "2"]) await assert.rejects(TinyModel.load({ threads }), (e) => e.status === "LOAD");
 console.log("done");
 """
 
@@ -148,20 +165,41 @@ def test_types_name_every_entry(packed):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no Chromium here")
-@pytest.mark.parametrize("right", [True, False])
-def test_in_a_browser(hostile, tmp_path, right):
+@pytest.mark.parametrize("right, isolated", [(True, True), (True, False), (False, True)])
+def test_in_a_browser(hostile, tmp_path, right, isolated):
+    """With two threads where the page is cross-origin isolated; where it is not, the same in one."""
     folder = tmp_path / "packed"
     pack(hostile, "npm", folder)
     if not right:
         vectors = folder / "vectors" / "run.bin"
         vectors.write_bytes(vectors.read_bytes()[:-1] + b"\2")
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    page = folder / "index.html"
+    page.write_text(page.read_text().replace("</h1>", '</h1><img src="late.png">'))
+    read = threading.Semaphore(0)
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self):
+            if self.path == "/late.png":  # a page is dumped once it is loaded: not before its workers have started and worked
+                for _ in (folder / "vectors").iterdir():
+                    read.acquire(timeout=30)
+                time.sleep(1)
+            super().do_GET()
+            if self.path.startswith("/vectors/"):
+                read.release()
+
+        def end_headers(self):
+            if isolated:
+                self.send_header("Cross-Origin-Opener-Policy", "same-origin")
+                self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
+            super().end_headers()
+    handler = functools.partial(Handler, directory=folder)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
-                       "--virtual-time-budget=20000", "--dump-dom", f"http://127.0.0.1:{server.server_port}/index.html"]
+                       "--virtual-time-budget=20000", "--dump-dom", f"http://127.0.0.1:{server.server_port}/index.html?threads=2"]
             done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         finally:
             server.shutdown()
     assert f'<strong id="verdict">{"all right" if right else "WRONG"}</strong>' in done.stdout, done.stdout + done.stderr
+    assert f'<span id="threads">{2 if isolated else 1}</span>' in done.stdout

@@ -43,7 +43,10 @@ def emit_target(plan: Plan, compiled: Sequence[Compiled], target: Target, out_di
         for file in _SOURCES:
             (work / file).write_bytes(abi.joinpath(file).read_bytes())
         (work / f"{name}.h").write_text(c_source.header(plan), "utf-8", newline="\n")
-        exported, memory = c_source.api_symbols(plan), compile_c(work / "ek_memory.c", target)
+        exported, alone = c_source.api_symbols(plan), [compile_c(work / "ek_memory.c", target)]  # what links to nothing else
+        if target.triple.startswith("wasm32"):
+            alone.append(_compile_workers(work / "ek_threads.c", target, name))
+            exported += [f"{name}_pool", f"{name}_work", "__stack_pointer", "__heap_base"]
         objects: list[Path] = []
         loadable = _libraries(target, name, compiled)
         for file, levels in loadable:
@@ -51,7 +54,7 @@ def emit_target(plan: Plan, compiled: Sequence[Compiled], target: Target, out_di
             (work / f"{name}.c").write_text(c_source.source(plan, known), "utf-8")
             objects = [*(o for _, some in levels for o in some.objects), compile_c(work / f"{name}.c", levels[0][0])]
             if file:
-                link_shared([*objects, memory], target, exported, work / file)
+                link_shared([*objects, *alone], target, exported, work / file)
         if static:
             archive(objects, work / static)
         pool = library_names(target, "ek_threads")[0] if target.runner == "host" else ""
@@ -107,7 +110,7 @@ def link_shared(objects: list[Path], target: Target, exported: list[str], made: 
     on, work = triple(target), made.parent
     if on.startswith("wasm32"):
         zig("wasm-ld", "--no-entry", "--stack-first", "-z", f"stack-size={_STACK_BYTES}", "--strip-all",
-            "--export=__heap_base", *[f"--export={s}" for s in exported], "-o", made, *objects)
+            *[f"--export={s}" for s in exported], "-o", made, *objects)
         return
     command = ["cc", "-target", on, "-shared", "-nostdlib", "-s", *target.link]
     if "windows" in on:
@@ -121,6 +124,17 @@ def link_shared(objects: list[Path], target: Target, exported: list[str], made: 
         names.write_text("{ global: " + " ".join(f"{s};" for s in exported) + " local: *; };\n", "utf-8")
         command += [f"-Wl,--version-script={names}", "-Wl,-z,defs", f"-Wl,-soname,{made.name}"]
     zig(*command, *objects, "-o", made, cwd=work)
+
+
+def _compile_workers(source: Path, target: Target, name: str) -> Path:
+    """The object of ek_threads for a module whose threads are workers: NAME_pool and NAME_work.
+
+    An engine that takes simd128 takes atomic instructions too, whether memory is shared or not.
+    """
+    made = source.with_suffix(".o")
+    zig("cc", "-target", triple(target), f"-mcpu={processor(target)}+atomics", *_FREESTANDING, "-DEK_WORKERS",
+        f"-DEK_WORKERS_POOL={name}_pool", f"-DEK_WORKERS_WORK={name}_work", "-c", source, "-o", made, cwd=source.parent)
+    return made
 
 
 def _link_threads(source: Path, target: Target, made: Path) -> None:

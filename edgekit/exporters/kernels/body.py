@@ -1,7 +1,9 @@
 """Fused elementwise bodies: operands loaded, operations applied, the result stored."""
+from math import inf, isfinite
+
 from edgekit.exporters.kernels.loops import Code, broadcast, const, shuffle
 from edgekit.exporters.kernels.scalar import apply
-from edgekit.exporters.kernels.spec import Body, Tensor
+from edgekit.exporters.kernels.spec import Body, Op, Tensor
 
 
 def evaluate(code: Code, body: Body, values: list, lanes: int):
@@ -11,8 +13,23 @@ def evaluate(code: Code, body: Body, values: list, lanes: int):
         if op.op == "const":
             values.append(broadcast(const(op.attrs[0], "uint8" if op.dtype == "bool" else op.dtype), lanes))
             continue
-        values.append(code.let(apply(op.op, [values[a] for a in op.args], op.dtype, op.attrs, lanes, code.let)))
+        args = [values[a] for a in op.args]
+        native = _native(code, op, args, lanes) if code.machine.by_element and op.dtype == "float32" else None
+        values.append(code.let(native if native is not None else apply(op.op, args, op.dtype, op.attrs, lanes, code.let)))
     return values[-1]
+
+
+def _native(code: Code, op: Op, args: list, lanes: int):
+    """max, min, relu and clip as the single instructions that AArch64 has for them, which pass NaN on; None for all else."""
+    if op.op in ("max", "min"):
+        return code.extreme(op.op + "imum", *args)
+    if op.op not in ("relu", "clip"):
+        return None
+    value, (low, high) = args[0], op.attrs if op.op == "clip" else (0.0, inf)
+    for name, bound in (("maximum", low), ("minimum", high)):
+        if isfinite(bound):
+            value = code.extreme(name, value, code.constant(bound, op.dtype, lanes))
+    return value
 
 
 def address(code: Code, strides: tuple[int, ...], position: list):

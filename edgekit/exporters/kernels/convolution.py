@@ -38,7 +38,7 @@ def build_conv(k: Conv, machine: Machine):
     *outer, height, width = (1, *k.spatial) if len(k.spatial) == 1 else k.spatial
     rows, wide = machine.conv.tile(k.v)
     tall, long = _block(k, machine, height, width, wide * machine.lanes)
-    axes = [*outer, -(-height // tall), -(-width // long)]
+    axes = [*outer, height // tall, width // long]
 
     def unit(u):
         g = code.let(u % code.i(k.groups)) if k.groups > 1 else code.i(0)
@@ -49,7 +49,7 @@ def build_conv(k: Conv, machine: Machine):
         def block(first_row, lines: int, first_column, columns: int):
             with code.loop(k.v // rows) as part:
                 _lines(code, k, a, g, code.let(part * code.i(rows)), inputs, front, first_row, lines, first_column, columns)
-        code.pieces(height, tall, r, lambda at, n: code.pieces(width, long, c, lambda col, m: block(at, n, col, m)))
+        code.pieces(height, tall, axes[-2], r, lambda at, n: code.pieces(width, long, axes[-1], c, lambda col, m: block(at, n, col, m)))
     with code.units() as u:
         unit(u)
     return code.function(), k.groups * prod(axes)
@@ -77,9 +77,9 @@ def _block(k: Conv, machine: Machine, height: int, width: int, tile: int) -> tup
 
 
 def _share(extent: int, most: int, unit: int) -> int:
-    """Size of equal shares of at most `most`, a whole number of units."""
-    share = -(-extent // -(-extent // most))
-    return min(extent, -(-share // unit) * unit)
+    """Size of shares of about `most`, a whole number of units; the last share takes what is over."""
+    share = extent // -(-extent // most)
+    return min(extent, max(1, share // unit) * unit)
 
 
 class _Inputs:
@@ -88,6 +88,9 @@ class _Inputs:
     def __init__(self, code: Code, k: Conv, g, lists: Lists):
         self.code, self.k, self.lists = code, k, lists
         self.start, self.length = lists.span(code, g)
+        # Loads take no odd multiple of the pitch as their offset on AArch64: an address of its own for each input is shorter.
+        odd = code.machine.by_element and k.channel % 4 and not k.index
+        self.pitch = code.let(code.opaque(k.channel)) if odd else code.i(k.channel)
         self.base = code.let(g * code.i(k.v) // code.i(k.fan_out) * code.i(k.fan_in * k.channel)) if k.fan_out < k.channels else code.i(0)
         self.table = self._decoded() if k.index and prod(k.kernel) > 1 else None
 
@@ -136,8 +139,8 @@ class _Inputs:
             if self.table is not None:
                 at = code.i(code.local_load(self.table, p))
             else:
-                at = self.lists.input(code, self.start, p) * code.i(k.channel)
-            visit(weights(p), self.base + at)
+                at = self.lists.input(code, self.start, p) * self.pitch
+            visit(weights(p), at)
         if k.index or prod(k.kernel) == 1:
             code.unrolled(self.length, code.machine.conv.unroll, numbered)
             return
@@ -150,7 +153,7 @@ class _Inputs:
             with code.loop(k.kernel[axis]) as j:
                 taps(axis + 1, p * code.i(k.kernel[axis]) + j, at + self._tap(axis, j))
         with code.loop(k.fan_in) as channel:
-            taps(0, channel, self.base + channel * code.i(k.channel))
+            taps(0, channel, channel * code.i(k.channel))
 
 
 def _lines(code: Code, k: Conv, a: Operands, g, v0, inputs: _Inputs, front: list, first_row, lines: int, first_column, columns: int) -> None:
@@ -164,10 +167,11 @@ def _lines(code: Code, k: Conv, a: Operands, g, v0, inputs: _Inputs, front: list
 
     def tile(row, count: int, column, shape: Shape):
         start = [[*front, row + code.i(n), column] for n in range(count)]
-        origin = [code.let(address(code, (0, *k.step) if flat else k.step, s)) for s in start]
+        images = [code.shifted(a.x, inputs.base + address(code, (0, *k.step) if flat else k.step, s)) for s in start]
         first = code.let(g * code.i(k.v) + v0)
-        sums = Sums(code, shape, count, lambda j, lanes, stride: code.load(a.bias, first + code.i(j), lanes, stride))
-        inputs.each(lambda w_at, x_at: sums.add(a.w, code.let(w_at + v0), a.x, [code.let(x_at + o) for o in origin]))
+        own = code.let(first + code.zero(row + column))  # or the biases would stay in registers from one tile to the next
+        sums = Sums(code, shape, count, lambda j, lanes, stride: code.load(a.bias, own + code.i(j), lanes, stride))
+        inputs.each(lambda w_at, x_at: sums.add(a.w, code.let(w_at + v0), images, code.let(x_at)))
         for n in range(count):
             _finish(code, k, a, sums, n, first, start[n])
 

@@ -64,6 +64,22 @@ class Code:
         lanes = value.ty.dtype.lanes if hasattr(value.ty, "dtype") and hasattr(value.ty.dtype, "lanes") else 1
         return value.astype(vector(self.machine.index, lanes))
 
+    def opaque(self, value: int):
+        """The number, which the compiler cannot know."""
+        return self.i(value) + self.i(self._skew)
+
+    def shifted(self, buffer, index):
+        """The buffer from an index on, which is computed once, here."""
+        pointer = tirx.Var(self._name("a"), PointerType(PrimType(buffer.dtype)))
+        self._add(tirx.Bind(pointer, tirx.address_of(self.load(buffer, index))))
+        rest = tirx.decl_buffer((1 << 30,), buffer.dtype, self._name("b"))
+        self._add(tirx.DeclBuffer(rest, data=pointer))
+        return rest
+
+    def zero(self, number):
+        """0, for all the compiler knows another one for every number."""
+        return self.i(number) * self.i(self._skew)
+
     def load(self, buffer, index, lanes: int = 1, stride: int = 1):
         """`lanes` elements from `index` on, `stride` apart (0: one element, broadcast)."""
         at = self.i(index) + self.i(self._skew)
@@ -163,17 +179,17 @@ class Code:
         f = tirx.PrimFunc([*self._params, self.begin, self.end, self._skew], body)
         return f.with_attr("calling_conv", 1).with_attr("tirx.noalias", True)
 
-    def pieces(self, extent: int, size: int, number, visit: Callable) -> None:
-        """visit(start, length) for piece `number` of an extent in pieces of `size`; the last may be shorter, and is code of its own."""
-        whole, rest = divmod(extent, size)
-        start = self.let(number * self.i(size)) if whole + (rest > 0) > 1 else self.i(0)
-        if whole and rest:
-            with self.when(number < self.i(whole)):
-                visit(start, size)
-            with self.when(number >= self.i(whole)):
-                visit(self.i(whole * size), rest)
-        else:
-            visit(start, size if whole else rest)
+    def pieces(self, extent: int, size: int, count: int, number, visit: Callable) -> None:
+        """visit(start, length) for piece `number` of an extent cut into `count` pieces of `size`, the last as long as is left:
+        code of its own where that is another length."""
+        start, last = self.let(number * self.i(size)) if count > 1 else self.i(0), extent - (count - 1) * size
+        if last == size or count == 1:
+            visit(start, last)
+            return
+        with self.when(number < self.i(count - 1)):
+            visit(start, size)
+        with self.when(number >= self.i(count - 1)):
+            visit(self.i((count - 1) * size), last)
 
     def unrolled(self, n, times: int, visit: Callable) -> None:
         """visit(i) for n numbers (an int or an expression), `times` of them in each turn of the loop."""
@@ -190,6 +206,11 @@ class Code:
         elif times > 1:
             with self.loop(n - done) as k:
                 visit(done + k)
+
+    @staticmethod
+    def extreme(name: str, a, b):
+        """LLVM's maximum or minimum: NaN where one of them is."""
+        return tirx.call_llvm_pure_intrin(str(a.ty), f"llvm.{name}", a, b)
 
     @staticmethod
     def constant(value, dtype: str, lanes: int):

@@ -67,26 +67,31 @@ class Sums:
         """bias(row, lanes, stride): what the sums of `lanes` rows from `row` on start from (stride 0: one row in all lanes)."""
         self.code, self.shape = code, shape
         s = shape
-        self.tops = [code.let(bias(j, s.lanes, 0)) for j in range(s.rows)] if s.vectors else []
-        self.full = [[[self._start(s.lanes, self.tops[j]) for _ in range(s.vectors)] for j in range(s.rows)] for _ in range(lines)]
+        columns = s.lanes if s.vectors else s.over_lanes
+        if code.machine.by_element and s.rows % s.lanes == 0:
+            held = [code.let(bias(j, s.lanes, 1)) for j in range(0, s.rows, s.lanes)]
+            tops = [code.lane(held[j // s.lanes], j % s.lanes) for j in range(s.rows)]
+        else:
+            tops = [code.let(bias(j, 1, 0)) for j in range(s.rows)] if columns else []
+        self.full = [[[self._start(s.lanes, broadcast(tops[j], s.lanes)) for _ in range(s.vectors)] for j in range(s.rows)] for _ in range(lines)]
         self.over: list[list[list[Register]]] = []
         for _ in range(lines if s.over else 0):
             if s.alone:
                 self.over.append([[self._start(wide, bias(j, wide, 1)) for j, wide in s.parts] for _ in range(s.over)])
             else:
-                self.over.append([[self._start(s.over_lanes, bias(j, s.over_lanes, 0))] for j in range(s.rows)])
+                self.over.append([[self._start(s.over_lanes, broadcast(tops[j], s.over_lanes))] for j in range(s.rows)])
 
     def _start(self, lanes: int, value) -> Register:
         return self.code.register("float32", lanes, value)
 
-    def add(self, weights, w_at, x, x_at: list) -> None:
-        """Adds weights[w_at + row] * x[x_at[line] + position]."""
+    def add(self, weights, w_at, lines: list, x_at) -> None:
+        """Adds weights[w_at + row] * lines[line][x_at + position]."""
         code, s = self.code, self.shape
         by_element = code.machine.by_element
         rows_of = [code.let(code.load(weights, w_at + code.i(j), wide)) for j, wide in s.parts] if s.alone or by_element and s.rows % s.lanes == 0 else []
-        columns = [[code.let(code.load(x, at + code.i(m * s.lanes), s.lanes)) for m in range(s.vectors)] for at in x_at]
-        for line, at in enumerate(x_at if s.over and not s.alone else []):
-            columns[line].append(code.let(code.load(x, at + code.i(s.vectors * s.lanes), s.over_lanes)))
+        columns = [[code.let(code.load(x, x_at + code.i(m * s.lanes), s.lanes)) for m in range(s.vectors)] for x in lines]
+        for line, x in enumerate(lines if s.over and not s.alone else []):
+            columns[line].append(code.let(code.load(x, x_at + code.i(s.vectors * s.lanes), s.over_lanes)))
         for j in range(s.rows if columns[0] else 0):
             if rows_of and by_element:
                 w = code.lane(rows_of[j // s.parts[0][1]], j % s.parts[0][1])
@@ -96,8 +101,8 @@ class Sums:
                 for m, value in enumerate(values):
                     acc = self.full[line][j][m] if m < s.vectors else self.over[line][j][0]
                     acc.set(acc.value + broadcast(w, s.lanes if m < s.vectors else s.over_lanes) * value)
-        for line, at in enumerate(x_at if s.alone else []):
-            first = at + code.i(s.vectors * s.lanes)
+        for line, x in enumerate(lines if s.alone else []):
+            first = x_at + code.i(s.vectors * s.lanes)
             side = code.let(code.load(x, first, s.lanes)) if by_element else None
             for n in range(s.over):
                 value = code.lane(side, n) if by_element else code.let(code.load(x, first + code.i(n)))

@@ -1,7 +1,10 @@
 /* See ek_threads.h. A job is one parallel_for; its units are handed out by an atomic counter, in chunks that shrink as
  * fewer are left (guided self-scheduling; Polychronopoulos and Kuck 1987), so slow and fast cores end together. Threads
  * look for the next job for EK_SPIN_MICROSECONDS, for a model's layers follow closely, and then sleep: an inference
- * wakes them once. */
+ * wakes them once.
+ *
+ * With EK_WORKERS the same for a WebAssembly module whose threads the page makes: each is a worker with an instance of
+ * the module of its own, over one shared memory. */
 #if !defined(_WIN32) && !defined(_POSIX_C_SOURCE)
 #define _POSIX_C_SOURCE 200809L /* clock_gettime under -std=c11 */
 #endif
@@ -16,9 +19,33 @@
 #include "ek_threads.h"
 
 #include <stdatomic.h>
+#if !defined(EK_WORKERS)
 #include <stdlib.h>
+#endif
 
-#if defined(_WIN32)
+#if defined(EK_WORKERS)
+
+typedef atomic_flag ek_lock; /* held for a few instructions; the thread of a page may not wait */
+typedef atomic_int ek_signal;
+typedef char ek_thread;
+#define EK_THREAD_RESULT void *
+static void ek_acquire(ek_lock *lock) { while (atomic_flag_test_and_set(lock)); }
+static void ek_give_up(ek_lock *lock) { atomic_flag_clear(lock); }
+static void ek_wait(ek_signal *wake, ek_lock *lock)
+{
+    int seen = atomic_load(wake);
+    ek_give_up(lock);
+    __builtin_wasm_memory_atomic_wait32((int *)wake, seen, -1);
+    ek_acquire(lock);
+}
+static void ek_wake_all(ek_signal *wake)
+{
+    atomic_fetch_add(wake, 1);
+    __builtin_wasm_memory_atomic_notify((int *)wake, ~0u);
+}
+static void ek_yield(void) {}
+
+#elif defined(_WIN32)
 
 #include <windows.h>
 
@@ -156,13 +183,15 @@ static int ek_idle(ek_threads *pool, uint32_t seen)
 /* 0 when the wait was worth its while: there is something to do. */
 static int ek_spin(ek_threads *pool, uint32_t seen)
 {
-    uint64_t start = ek_microseconds();
-    do
+#if defined(EK_WORKERS) /* there is no clock; a round takes about a tenth of a microsecond */
+    for (int rounds = 10 * EK_SPIN_MICROSECONDS; rounds; rounds--)
+#else
+    for (uint64_t end = ek_microseconds() + EK_SPIN_MICROSECONDS; ek_microseconds() < end;)
+#endif
         for (int looks = EK_LOOKS; looks; looks--) {
             if (!ek_idle(pool, seen)) return 0;
             ek_pause();
         }
-    while (ek_microseconds() - start < EK_SPIN_MICROSECONDS);
     return 1;
 }
 
@@ -218,6 +247,27 @@ static void ek_parallel_for(void *ctx, ek_task task, void *arg, int32_t units)
     atomic_flag_clear(&pool->taken);
 }
 
+#if defined(EK_WORKERS)
+
+_Static_assert(sizeof(ek_threads) <= 128, "what the page reserves");
+
+/* A pool of the caller and threads - 1 workers in 128 zeroed bytes at `pool`, for init. */
+const ek_parallel *EK_WORKERS_POOL(ek_threads *pool, int threads);
+const ek_parallel *EK_WORKERS_POOL(ek_threads *pool, int threads)
+{
+    pool->parallel.parallel_for = ek_parallel_for;
+    pool->parallel.ctx = pool;
+    pool->job = EK_CLOSED;
+    pool->threads = threads;
+    return &pool->parallel;
+}
+
+/* What a worker does, until the page ends it. */
+void EK_WORKERS_WORK(ek_threads *pool);
+void EK_WORKERS_WORK(ek_threads *pool) { ek_loop(pool); }
+
+#else
+
 ek_threads *ek_threads_create(int threads)
 {
     ek_threads *pool;
@@ -248,3 +298,5 @@ void ek_threads_destroy(ek_threads *pool)
     ek_release(&pool->lock, &pool->wake);
     free(pool);
 }
+
+#endif

@@ -36,7 +36,7 @@ def files(model: Model) -> Files:
                              modules="".join(f'\n  {code}' for code in map(_choice, modules)), **plain),
         "index.d.ts": template("web/index.d.ts", model, methods="".join(map(_types, model.entries))),
         "README.md": template("web/README.md", model, package=package, signatures=signature(model, ARRAYS).replace("\n", "\n    ")),
-        **{n: template(f"web/{n}", model) for n in ("selftest.js", "test.mjs", "index.html")}}
+        **{n: template(f"web/{n}", model) for n in ("worker.js", "selftest.js", "test.mjs", "index.html")}}
     return {**texts, **vectors(model, "vectors"), "package.json": _package(model, package, [*modules, "weights.bin"]), **modules,
             "weights.bin": model.files.file("weights.bin"),
             **{f"include/{n}": content for n, content in headers(model).items()}}
