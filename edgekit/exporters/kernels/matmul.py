@@ -24,7 +24,7 @@ def build_matmul(k: MatMul, machine: Machine):
     with code.units() as u, ExitStack() as stack:
         batch = [code.let(u // code.i(blocks))] if k.batch else []
         batch += [stack.enter_context(code.loop(extent)) for extent in inner]
-        code.pieces(k.m, tall, code.let(u % code.i(blocks)), lambda row, rows: stripe(batch, row, rows))
+        code.pieces(k.m, tall, blocks, code.let(u % code.i(blocks)), lambda row, rows: stripe(batch, row, rows))
     return code.function(), first * blocks
 
 
