@@ -73,7 +73,8 @@ class DepthwiseSchedule:
     @classmethod
     def candidates(cls, accumulators: int) -> Iterator[Self]:
         for vectors in (1, 2, 3, 4, 6, 8):
-            yield cls(vectors, 512)
+            for products in (64, 160, 512):
+                yield cls(vectors, products)
 
 
 @dataclass(frozen=True)
