@@ -64,7 +64,7 @@ def measure(name: str, threads: int = 1) -> Peaks:
     """Of a target that is timed here, on `threads` cores at once. MissingToolError without the compilers of `export`."""
     try:
         from edgekit.exporters.emit.peaks import chains, peaks_library
-        target = targets.load(name)
+        target = targets.load(name).here[0]
         library = peaks_library(target)
     except MissingToolError as error:
         raise MissingToolError("the machine's peaks are measured by loops that have to be compiled", fix=error.fix) from None

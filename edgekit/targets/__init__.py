@@ -39,6 +39,11 @@ class Target:
         """The code levels, best first, as targets of one level each; the last is what every device of the kind runs."""
         return (*self.better, replace(self, better=()))
 
+    @property
+    def here(self) -> tuple["Target", ...]:
+        """The levels that run here; an emulator or a wasm engine runs all."""
+        return tuple(t for t in self.levels if t.runner != "host" or native.has(t.cpu))
+
 
 def names() -> list[str]:
     """Names of all targets, `host`, `arm64` and `wasm` first."""

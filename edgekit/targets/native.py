@@ -46,6 +46,11 @@ def runs(triple: str) -> bool:
         return False
 
 
+def has(cpu: str) -> bool:
+    """Whether this machine's processor runs code for an x86-64 level; True for what is no such level."""
+    return cpu not in VECTORS or list(VECTORS).index(cpu) <= list(VECTORS).index(x86_level())
+
+
 def x86_level() -> str:
     """The highest level whose features this processor and its system support."""
     have = _flags()

@@ -54,7 +54,7 @@ def tune(target: str = "host", kinds: Sequence[str] = (), model: Any = None, *, 
     cases = shapes.of_model(model, **load_options) if model is not None else [c for k in kinds or shapes.kinds() for c in shapes.representative(k)]
     wanted = [k for k in shapes.kinds() if (not kinds or k in kinds) and any(c.kind == k for c in cases)]
     result: dict = {"target": target, "unit": "instructions" if chosen.runner == "arm" else "seconds", "processors": {}}
-    for level in chosen.levels:
+    for level in chosen.here:
         found = [_search(k, [c for c in cases if c.kind == k], level, progress) for k in wanted]
         name = targets.processor(level.cpu, level.features)
         text = table(level, found)

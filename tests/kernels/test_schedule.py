@@ -25,6 +25,12 @@ def test_a_wrong_table_says_where_and_what(table, words):
         machine_of(replace(ARM, schedule=table))
 
 
+def test_levels_that_this_machine_lacks_are_not_here(monkeypatch):
+    monkeypatch.setattr(targets.native, "x86_level", lambda: "x86-64-v3")
+    x64 = replace(targets.load("x64"), runner="host", better=tuple(replace(t, runner="host") for t in targets.load("x64").better))
+    assert [t.level for t in x64.here] == ["avx2", "sse2"] and [t.level for t in targets.load("wasm").here] == ["relaxed", "simd128"]
+
+
 @pytest.mark.parametrize("name", targets.names())
 def test_every_target_has_schedules_of_which_a_tuner_knows_others(name):
     machine = machine_of(targets.load(name))

@@ -1,6 +1,12 @@
 /* What one core can do at best: multiply-adds in registers, and reads of a buffer that is gone through again and again. */
 typedef float vec __attribute__((vector_size(4 * LANES)));
 
+#ifdef __wasm_relaxed_simd__
+#define MULTIPLY_ADD(a, x, y) __builtin_wasm_relaxed_madd_f32x4(a, x, y)
+#else
+#define MULTIPLY_ADD(a, x, y) ((a) * (x) + (y)) /* one instruction where there is one: -ffp-contract=fast */
+#endif
+
 /* n rounds of CHAINS independent multiply-adds on vectors of LANES floats. */
 float ek_peak_fma(int n, const float *from)
 {
@@ -12,7 +18,7 @@ float ek_peak_fma(int n, const float *from)
     for (int i = 0; i < n; i++) {
 #pragma clang loop unroll(full)
         for (int k = 0; k < CHAINS; k++)
-            a[k] = a[k] * x + y;
+            a[k] = MULTIPLY_ADD(a[k], x, y);
     }
     for (int k = 1; k < CHAINS; k++)
         a[0] += a[k];
