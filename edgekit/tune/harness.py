@@ -71,7 +71,7 @@ def _prepared(case: Case, target: Target, schedules: Sequence[Any], work: Path, 
     memory = work / "ek_memory.c"  # what a loop that copies or fills may call
     memory.write_bytes(resources.files("edgekit.runtimes.abi").joinpath("ek_memory.c").read_bytes())
     library = work / target.shared.format(name="tune")
-    link_shared([*objects, compile_c(memory, target)], target, [s.name for s in symbols if s], library)
+    link_shared([*objects, compile_c(memory, target)], target, [*(s.name for s in symbols if s), *(["__heap_base"] if target.runner == "wasm" else [])], library)
     machine: Any = {"host": _Host, "wasm": _Sandbox, "arm": _Emulator}[target.runner](library)
     places = [machine.place(np.frombuffer(content, np.uint8) if content is not None else _activations(nbytes)) + offset
               for nbytes, content, offset in case.operands]
