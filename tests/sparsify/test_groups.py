@@ -131,7 +131,7 @@ def test_uneven_groups_are_filled_up():
     assert (groups.v, groups.kept) == (8, 10)
 
 
-@pytest.mark.parametrize("density, most", [(0.05, 0.3), (0.1, 0.45)])
+@pytest.mark.parametrize("density, most", [(0.05, 0.3), (0.1, 0.55)])
 def test_very_sparse_rows_that_are_not_alike(density, most):
     rng = np.random.default_rng(0)
     w = rng.random((200, 256)).astype(np.float32) * (rng.random((200, 256)) < density)
@@ -151,7 +151,7 @@ def test_pairs_of_rows_share_groups():
     assert all(len(set(owner[rows])) == 1 for rows in groups.order.reshape(-1, 2))
     groups = find_groups(w, POSITION_MAJOR)
     check(w, groups)
-    assert (groups.v, groups.count) == (4, 16)  # two pairs a group, no padding
+    assert (groups.v, groups.kept) == (4, 20)  # lanes of padding cost less than another pair's inputs
 
 
 @pytest.mark.parametrize("form", [CHANNEL_MAJOR, POSITION_MAJOR])
@@ -204,7 +204,7 @@ def test_large_matrices_are_quick(form):
 
 def test_sizes_are_the_forms():
     w, _ = patterned(64, 40, 16, 10)
-    groups = find_groups(w, replace(CHANNEL_MAJOR, sizes=(8, 4)))
+    groups = find_groups(w, replace(CHANNEL_MAJOR, costs={8: 8.2, 4: 4.4}))
     check(w, groups)
     assert (groups.v, groups.kept, groups.count) == (8, 10, 8)
 
@@ -237,7 +237,7 @@ def test_any_pattern_packs_exactly(outputs, inputs, v, share, holes, dead, seed,
     if groups is not None:
         check(w, groups)
         assert groups.macs <= WORTH * w.size
-        assert groups.equal or form.cost(groups) <= WORTH * form.dense_cost(outputs, inputs)
+        assert groups.equal or form.cost(groups) <= WORTH * w.size
     elif v in (4, 8, 16, 32) and not holes and not dead:
         assert -(-outputs // v) * v * kept > 0.95 * w.size
 

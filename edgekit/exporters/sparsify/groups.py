@@ -3,7 +3,7 @@
 A weight matrix is always (outputs, inputs); of a convolution the inputs are channel * taps + tap.
 """
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,27 +17,29 @@ MATCHED = 1 << 30       # multiply-adds of one matching of rows: 1024 rows of 10
 
 @dataclass(frozen=True)
 class Form:
-    """A form of the product: the groups it takes, and a model of what they cost, in multiply-adds of the dense kernel.
+    """A form of the product: the groups it takes, and what they cost, in multiply-adds of the dense kernel.
 
-    dense: rows of a group where nothing is zero. sizes: V of the groups to look for, largest first. read: what an input
-    costs a group beside its V multiply-adds (an index, an address, the loads). start: what a list of its own length
-    costs a group (two more loads, a branch that is not foreseen).
+    dense: rows of a group where nothing is zero. costs: of one input of a group, by V: its multiply-adds, and its index,
+    address and loads, which few rows share. start: of a list of its own length, whose end no processor foresees.
+    One model for all processors, because they share the weights: measured on x86-64, where loads bind small groups, and in
+    instructions of AArch64, where they cost least, and between the two.
     """
 
     dense: tuple[int, ...]
-    sizes: tuple[int, ...]
-    read: float
+    costs: Mapping[int, float]
     start: float
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """V of the groups to look for, largest first."""
+        return tuple(sorted(self.costs, reverse=True))
+
     def cost(self, groups: "Groups") -> float:
-        return len(groups.index) * (groups.v + self.read) + (0 if groups.equal else groups.count * self.start)
-
-    def dense_cost(self, outputs: int, inputs: int) -> float:
-        return outputs * inputs * (1 + self.read / self.dense[0])
+        return len(groups.index) * self.costs[groups.v] + (0 if groups.equal else groups.count * self.start)
 
 
-CHANNEL_MAJOR = Form((8, 7, 6, 5, 4), (32, 16, 8, 4, 2, 1), 0.8, 4)  # positions are the lanes
-POSITION_MAJOR = Form((32, 16, 8, 4), (32, 16, 8, 4), 5, 8)          # the outputs of a group are the lanes
+CHANNEL_MAJOR = Form((8, 7, 6, 5, 4), {1: 1.9, 2: 2.5, 4: 4.4, 8: 8.2, 16: 16.2, 32: 32.2}, 4)  # positions are the lanes
+POSITION_MAJOR = Form((32, 16, 8, 4), {4: 10.4, 8: 12, 16: 18.5, 32: 33}, 250)                  # the outputs of a group are
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,11 +141,11 @@ def find_groups(w: np.ndarray, form: Form = CHANNEL_MAJOR) -> Groups | None:
     equal = _alike(nonzero, tuple(v for v in form.sizes if v >= 4))
     if not count or equal is not None and equal.count == -(-outputs // equal.v) and equal.weights <= CLOSE * count:
         return equal
-    best, least = equal, WORTH * form.dense_cost(outputs, inputs)
+    best, least = equal, WORTH * w.size
     if equal is not None:
         least = min(least, WORTH * form.cost(equal))
     for v, rows, reads in _matched(nonzero, form.sizes[0]):
-        if np.count_nonzero(reads) * v >= min(least, WORTH * w.size):  # larger groups read more
+        if np.count_nonzero(reads) * v >= least:  # larger groups read more
             break
         if v in form.sizes:
             groups = _groups(rows, reads, v)
