@@ -5,6 +5,7 @@ cache. A block is cut into tiles along its lines of positions: rows of the image
 Sums go from their registers through the fused body to the output.
 """
 from dataclasses import dataclass
+from itertools import cycle
 from math import prod
 
 from edgekit.exporters.kernels.body import address, evaluate, lanes_for, read, write
@@ -15,6 +16,7 @@ from edgekit.exporters.kernels.spec import Conv
 from edgekit.exporters.kernels.tile import Shape, Sums, cut
 
 SHORT_BODY = 6  # operations that may be repeated for every vector of a tile
+CHAINS = 8      # independent sums that hide the latency of their additions
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,9 @@ class _Inputs:
         code.spans(self.length, lanes, entry)
         return table
 
-    def each(self, visit) -> None:
-        """visit(address of the first weight of the group for one input, offset of the input)."""
+    def each(self, visit, times: int) -> None:
+        """visit(address of the first weight of the group for one input, offset of the input), `times` or more in each turn
+        of the loop over a list."""
         code, k = self.code, self.k
 
         def weights(p):
@@ -142,7 +145,7 @@ class _Inputs:
                 at = self.lists.input(code, self.start, p) * self.pitch
             visit(weights(p), at)
         if k.index or prod(k.kernel) == 1:
-            code.unrolled(self.length, code.machine.conv.unroll, numbered)
+            code.unrolled(self.length, max(code.machine.conv.unroll, times), numbered)
             return
 
         def taps(axis: int, p, at):
@@ -161,6 +164,8 @@ def _lines(code: Code, k: Conv, a: Operands, g, v0, inputs: _Inputs, front: list
     rows, wide = code.machine.conv.tile(k.v)
     most = code.machine.accumulators + (4 if code.machine.accumulators >= 24 else 0)
     lanes = lanes_for(code, columns)
+    vectors = max(columns // lanes, 1)
+    wide = -(-vectors // -(-vectors // wide))  # tiles of about one size: a narrow one at the end costs loads
     whole, others = cut(columns, rows, lanes, wide, most)
     flat = len(k.spatial) == 1
     at_once = 1 if whole or len(others) > 1 else max(1, min(most // others[0].registers, lines))
@@ -171,7 +176,12 @@ def _lines(code: Code, k: Conv, a: Operands, g, v0, inputs: _Inputs, front: list
         first = code.let(g * code.i(k.v) + v0)
         own = code.let(first + code.zero(row + column))  # or the biases would stay in registers from one tile to the next
         sums = Sums(code, shape, count, lambda j, lanes, stride: code.load(a.bias, own + code.i(j), lanes, stride))
-        inputs.each(lambda w_at, x_at: sums.add(a.w, code.let(w_at + v0), images, code.let(x_at)))
+        chains = max(1, min(CHAINS // (shape.registers * count), k.kept // 8))
+        zero = [Sums(code, shape, count, lambda j, lanes, stride: code.constant(0.0, "float32", lanes)) for _ in range(chains - 1)]
+        turns = cycle([sums, *zero])
+        inputs.each(lambda w_at, x_at: next(turns).add(a.w, code.let(w_at + v0), images, code.let(x_at)), chains)
+        for other in zero:
+            sums.join(other)
         for n in range(count):
             _finish(code, k, a, sums, n, first, start[n])
 

@@ -42,7 +42,7 @@ class ConvSchedule:
         if v % self.rows == 0:
             return self.rows, self.vectors
         room = self.rows * self.vectors
-        shapes = [(rows, min(room // rows, 8)) for rows in range(1, min(v, room) + 1) if v % rows == 0]
+        shapes = [(rows, min(room // rows, 16 if rows == 1 else 8)) for rows in range(1, min(v, room) + 1) if v % rows == 0]
         return max(shapes, key=lambda s: s[0] * s[1] / (s[0] + s[1]))  # products a load
 
     @classmethod

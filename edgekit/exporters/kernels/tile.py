@@ -5,6 +5,7 @@ are the lanes: three positions over would waste most of a vector in every row.
 """
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 
 from edgekit.exporters.kernels.loops import Code, Register, broadcast
 
@@ -108,6 +109,12 @@ class Sums:
                 value = code.lane(side, n) if by_element else code.let(code.load(x, first + code.i(n)))
                 for (_, wide), acc, rows in zip(s.parts, self.over[line][n], rows_of, strict=True):
                     acc.set(acc.value + rows * broadcast(value, wide))
+
+    def join(self, other: "Sums") -> None:
+        """Adds the sums of another tile of the same shape."""
+        for mine, its in zip((*self.full, *self.over), (*other.full, *other.over), strict=True):
+            for a, b in zip(chain.from_iterable(mine), chain.from_iterable(its), strict=True):
+                a.set(a.value + b.value)
 
     def visit(self, line: int, whole: Callable, rest: Callable) -> None:
         """whole(row, first position, sums) for each whole vector; then rest(array, stride): sums (row, position) of what is over."""

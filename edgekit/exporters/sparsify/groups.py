@@ -38,7 +38,7 @@ class Form:
         return len(groups.index) * self.costs[groups.v] + (0 if groups.equal else groups.count * self.start)
 
 
-CHANNEL_MAJOR = Form((8, 7, 6, 5, 4), {1: 1.9, 2: 2.5, 4: 4.4, 8: 8.2, 16: 16.2, 32: 32.2}, 4)  # positions are the lanes
+CHANNEL_MAJOR = Form((8, 7, 6, 5, 4), {1: 1.95, 2: 2.5, 4: 4.4, 8: 8.2, 16: 16.2, 32: 32.2}, 4)  # positions are the lanes
 POSITION_MAJOR = Form((32, 16, 8, 4), {4: 10.4, 8: 12, 16: 18.5, 32: 33}, 250)                  # the outputs of a group are
 
 
