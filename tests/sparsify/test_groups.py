@@ -186,7 +186,7 @@ def test_all_zero_matrix():
 
 def test_dead_rows_among_unlike_rows():
     rng = np.random.default_rng(3)
-    w = (rng.random((40, 96)) < 0.15).astype(np.float32)
+    w = (rng.random((40, 400)) < 0.15).astype(np.float32)
     w[::3] = 0
     groups = find_groups(w)
     check(w, groups)

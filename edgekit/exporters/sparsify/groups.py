@@ -133,8 +133,7 @@ def find_groups(w: np.ndarray, form: Form = CHANNEL_MAJOR) -> Groups | None:
     pairs and so on by what they read in common. The form's cost model decides.
     The cost is O(rows * classes * inputs / 64) for the former and O(rows * min(rows, MATCHED / rows) * inputs) for the latter.
     """
-    outputs, inputs = w.shape
-    nonzero = w != 0
+    outputs, nonzero = len(w), w != 0
     count = int(np.count_nonzero(nonzero))
     if not w.size or count > WORTH * w.size:
         return None
