@@ -13,7 +13,7 @@ from edgekit.errors import BundleError, InputError, RuntimeStatusError, ShapeErr
 from edgekit.runtimes import Session, open_session
 from edgekit.runtimes.session import Entry, as_array, entries, find, levels
 
-TOLERANCE = 1e-4
+TOLERANCES = {"float32": 1e-4, "float16": 5e-2}  # by the dtype that products are computed in
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,11 @@ class Bundle:
     def targets(self) -> tuple[str, ...]:
         """Names of the targets that the bundle has code for, the host first."""
         return tuple(sorted(self.manifest["targets"], key=lambda t: (t != "host", t)))
+
+    @property
+    def tolerance(self) -> float:
+        """How far an output may be from `expected`, as a share of its largest value."""
+        return self.manifest.get("tolerance", TOLERANCES["float32"])
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -106,15 +111,15 @@ class Bundle:
         self.session(target).restore(state)
 
     def verify(self, targets: str | Iterable[str] | None = None,
-               tolerance: float = TOLERANCE) -> dict[str, tuple[Match, ...]]:
+               tolerance: float | None = None) -> dict[str, tuple[Match, ...]]:
         """The bundle's own vectors on its targets, against `expected`: max|a-b| <= tolerance * max|b| for each output
-        (integers exactly). Every entry's cases run in order from a reset, in sessions apart from those of `run`. Of a
+        (integers exactly); by default the bundle's own `tolerance`. Every entry's cases run in order from a reset, in sessions apart from those of `run`. Of a
         target with several code levels, every one that this machine has is run; a match is that of the worst.
 
         Without `targets`, all that can run here. Raises MissingToolError where a runner is not installed.
         """
         chosen = (targets,) if isinstance(targets, str) else tuple(targets or self._runnable())
-        return {t: self._verified(t, tolerance) for t in chosen}
+        return {t: self._verified(t, self.tolerance if tolerance is None else tolerance) for t in chosen}
 
     def bench(self, target: str = "host", **options: Any) -> dict[str, Any]:
         """Latency, misses, memory and budget on a target: the arguments and the result of `edgekit.bench.bench`."""
@@ -196,7 +201,7 @@ def open(path: str | Path, threads: int = 1) -> Bundle:
     return Bundle(format.read(Path(path)), threads)
 
 
-def compare(entry: str, output: str, got: np.ndarray, expected: np.ndarray, tolerance: float = TOLERANCE) -> Match:
+def compare(entry: str, output: str, got: np.ndarray, expected: np.ndarray, tolerance: float = TOLERANCES["float32"]) -> Match:
     """max|a-b| and max|a-b| / max|b| over whole arrays of equal shape. NaN and infinities match themselves only;
     integers and bools have to be equal."""
     if got.shape != expected.shape or got.dtype != expected.dtype:

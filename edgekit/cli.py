@@ -210,7 +210,7 @@ def _verify(args: argparse.Namespace, progress: Progress) -> Answer:
                 if args.target:
                     raise
                 skipped[target] = error.what + (f" ({error.fix})" if error.fix else "")
-        result = verification(found, skipped, bundles.TOLERANCE, bundle.manifest.get("pruning"))
+        result = verification(found, skipped, bundle.tolerance, bundle.manifest.get("pruning"))
     return Answer(result, tables.verify, 3 if not found else 0 if result["ok"] else 1)
 
 
@@ -328,7 +328,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--sparsity", type=float, default=0.0, help="share of the weights to prune, 0 to below 1")
     export.add_argument("--group", type=_group, default=8, help="outputs that share inputs: a number or auto (default: %(default)s)")
     export.add_argument("--calibration", metavar="X.npz", help="inputs in_NAME (axis 0 is the case) for the test vectors")
-    export.add_argument("--dtype", default="float32")
+    export.add_argument("--dtype", default="float32", help="of products with constant weights: float32 or, on AArch64, float16 (default: %(default)s)")
     export.add_argument("--name", help="of the model and of its C functions (default: of the file)")
     export.add_argument("--no-source", action="store_true", help="leave the ONNX form out of the bundle")
     export.add_argument("--overwrite", action="store_true", help="replace an existing output")

@@ -11,7 +11,7 @@ import numpy as np
 from edgekit import bundle as bundles
 from edgekit import targets as devices
 from edgekit import vectors as test_vectors
-from edgekit.errors import InputError, MissingToolError, UnsupportedError, VerificationError
+from edgekit.errors import InputError, MissingToolError, VerificationError
 from edgekit.runtimes.abi import bundle as format
 
 TOOLS = ("apache-tvm", "ziglang", "onnx", "onnxruntime")
@@ -37,8 +37,7 @@ def export(model: Any, *, targets: Iterable[str] = ("host",), sparsity: float = 
     chosen = [devices.load(t) for t in dict.fromkeys([targets] if isinstance(targets, str) else targets)]
     if not chosen:
         raise InputError("no target", fix="name one, for example host")
-    if dtype != "float32":
-        raise UnsupportedError(f"dtype {dtype} is not compiled yet", fix="use float32")
+    chosen = [t.of(dtype) for t in chosen]
     format.check_free(output, overwrite)
     need_tools("export")
 
@@ -55,7 +54,7 @@ def export(model: Any, *, targets: Iterable[str] = ("host",), sparsity: float = 
     progress("pruning" if sparsity else "looking at the layers")
     pruned = prune_onnx([v.model for v in loaded.variants], sparsity=sparsity, group=group)
     progress("lowering")
-    plan, arrays = lower(loaded.name, list(zip(entries, pruned.models, strict=True)), loaded.states)
+    plan, arrays = lower(loaded.name, list(zip(entries, pruned.models, strict=True)), loaded.states, dtype)
     progress("running the test vectors in onnxruntime")
     cases = {e: test_vectors.cases(v.model, calibration, e, sum(s.macs for s in plan_entry.steps))
              for e, v, plan_entry in zip(entries, loaded.variants, plan.entries, strict=True)}
@@ -82,6 +81,7 @@ def export(model: Any, *, targets: Iterable[str] = ("host",), sparsity: float = 
             described = [{"name": x.level, "cpu_features": list(cpu_features(x))} for x in t.levels]
             manifest["targets"][t.name] |= {"cpu_features": described[-1]["cpu_features"], "levels": described if t.better else [],
                                             "schedules": schedules[t.name]}
+        manifest |= {"dtype": dtype, "tolerance": bundles.TOLERANCES[dtype]}
         staged = format.BundleFiles(staging, {**manifest, "files": _files(staging)})
         for target, matches in _verify(bundles.Bundle(staged), chosen, progress).items():
             manifest["targets"][target]["verified"] = {
@@ -183,7 +183,8 @@ def _verify(bundle: bundles.Bundle, chosen, progress: Progress) -> dict[str, tup
             if not m.ok:
                 raise VerificationError(
                     f"output {m.output!r} differs from onnxruntime by {m.max_abs_error:.3g} ({m.max_rel_error:.3g} of its largest value; "
-                    f"{bundles.TOLERANCE:g} is allowed)", where=f"{t.name}, entry {m.entry}", fix="nothing was written; please report this with the model")
+                    f"{bundle.tolerance:g} is allowed)", where=f"{t.name}, entry {m.entry}",
+                    fix="nothing was written; " + ("please report this with the model" if bundle.manifest["dtype"] == "float32" else "export it in float32"))
     return verified
 
 

@@ -177,7 +177,8 @@ def template(name: str, model: Model, **values: str) -> bytes:
     """A template of a form, `FORM/FILE`, filled with the names of the model and these values."""
     form, _, file = name.partition("/")
     text = resources.files("edgekit.runtimes").joinpath(form, f"{file}.in").read_text("utf-8")
-    common = {"name": model.name, "NAME": model.name.upper(), "Name": model.type}
+    common = {"name": model.name, "NAME": model.name.upper(), "Name": model.type,
+              "tolerance": f"{model.files.manifest.get('tolerance', 1e-4):g}"}
     return fill(text, common | values).encode()
 
 

@@ -7,7 +7,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from edgekit.errors import InputError
+from edgekit.errors import InputError, UnsupportedError
 from edgekit.targets import native
 
 Table = tuple[tuple[str, tuple[tuple[str, int], ...]], ...]  # (kind of kernel, (key, value)...)...; hashable, in order
@@ -30,6 +30,7 @@ class Target:
     static: str                   # file name pattern of the static library, "" where there is none
     runner: str                   # "host" | "arm" | "wasm" | "" (cannot run here); "host" becomes "" on other machines
     link: tuple[str, ...]         # extra arguments when the loadable library is linked
+    half: tuple[str, ...] = ()    # in place of `features` where products are computed in float16; (): it cannot
     schedule: Table = ()          # of the processor's kernels, as `schedule_of` gives it
     level: str = ""               # name of the code level that cpu to registers describe, where there are several
     better: tuple["Target", ...] = ()  # the same device with better processors, best first
@@ -43,6 +44,16 @@ class Target:
     def here(self) -> tuple["Target", ...]:
         """The levels that run here; an emulator or a wasm engine runs all."""
         return tuple(t for t in self.levels if t.runner != "host" or native.has(t.cpu))
+
+    def of(self, dtype: str) -> "Target":
+        """The target for products of that dtype. UnsupportedError where its processors do not compute in it."""
+        if dtype == "float32":
+            return self
+        if dtype != "float16":
+            raise UnsupportedError(f"dtype {dtype} is not compiled", fix="use float32 or float16")
+        if not self.half:
+            raise UnsupportedError("it does not compute in float16", where=self.name, fix="export it in float32, or for an AArch64 target such as arm64")
+        return replace(self, features=self.half)
 
 
 def names() -> list[str]:

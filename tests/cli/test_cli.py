@@ -105,8 +105,7 @@ def test_verify(run):
 
 def test_a_verification_that_fails_is_exit_code_1(run, monkeypatch):
     from edgekit import bundle
-    monkeypatch.setattr(bundle, "TOLERANCE", 0.0)
-    monkeypatch.setattr(bundle.Bundle.verify, "__defaults__", (None, -1.0))
+    monkeypatch.setattr(bundle.Bundle, "tolerance", -1.0)
     assert run("verify", "net.ekb", "-t", "host")[0] == 1
 
 

@@ -112,11 +112,26 @@ def test_a_zip_and_no_source(net, tmp_path):
                 again.run(x, target="onnx")
 
 
-@pytest.mark.parametrize("how", [{"targets": ()}, {"dtype": "float16"}, {"targets": ["host", "toaster"]}, {"sparsity": 1.0}, {"sparsity": float("nan")}])
+@pytest.mark.parametrize("how", [{"targets": ()}, {"dtype": "float16"}, {"dtype": "float8", "targets": "arm64"}, {"targets": ["host", "toaster"]}, {"sparsity": 1.0}, {"sparsity": float("nan")}])
 def test_what_makes_no_sense(net, tmp_path, how):
     with pytest.raises(errors.InputError):
         ek.export(net, output=tmp_path / "m.ekb", **how)
     assert not any(tmp_path.iterdir())
+
+
+def test_products_in_float16(net, tmp_path):
+    """On request, where the processor has the arithmetic: half the weights, a tolerance and an error that are stated."""
+    single, half = (ek.export(net, output=tmp_path / f"{d}.ekb", name="m", targets="arm64", dtype=d) for d in ("float32", "float16"))
+    wide, narrow = ([x["verified"]["max_rel_error"] for x in m.manifest["targets"].values()] for m in (single, half))
+    assert wide < [1e-6] < narrow < [5e-3] and half.manifest["tolerance"] == half.tolerance == 5e-2
+    assert half.manifest["dtype"] == "float16" and half.manifest["weights_bytes"] < single.manifest["weights_bytes"]
+    assert all(m.ok for m in half.verify("arm64")["arm64"]) and not all(m.ok for m in half.verify("arm64", 1e-6)["arm64"])
+
+
+def test_weights_that_float16_cannot_hold(tmp_path):
+    m = model([helper.make_node("Gemm", ["x", "w"], ["y"], name="g")], {"x": n(2, 8)}, ["y"], {"w": n(8, 4) * 1e6})
+    with pytest.raises(errors.UnsupportedError, match="float16"):
+        ek.export(m, output=tmp_path / "m.ekb", targets="arm64", dtype="float16")
 
 
 def test_the_same_export_gives_the_same_bundle(net, tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from edgekit import targets
+from edgekit.exporters.emit.compile import kernel_assembly
 from edgekit.exporters.kernels import spec
 from edgekit.exporters.kernels.schedule import KINDS as SCHEDULES
 from edgekit.exporters.kernels.spec import Op, Tensor
@@ -219,3 +220,18 @@ def test_kernels_are_what_their_definition_says(machine, tmp_path):
                 continue  # scratch
             scale = np.abs(want.astype(np.float64)).max(initial=1.0)
             assert np.allclose(got, want, rtol=1e-5, atol=2e-6 * scale), f"operand {k} of {kernel}: {np.abs(got - want).max()}"
+
+
+def test_products_in_float16(tmp_path):
+    """On the same rounded operands, against sums in float32: what float16 loses in sums of tens of terms, and nothing else."""
+    target = targets.load("arm64").of("float16")
+    cases = [getattr(Draw(1000 * k + len(kind)), kind)() for kind in ("conv", "linear") for k in range(6)]
+    halved = [(replace(k, dtype="float16"), [a.astype(np.float16) if n < 3 else a for n, a in enumerate(arrays)]) for k, arrays in cases]
+    call = load([k for k, _ in halved], target, tmp_path)
+    for kernel, arrays in halved:
+        expected = [a.astype(np.float32) if n < 3 else a.copy() for n, a in enumerate(arrays)]
+        run_kernel(replace(kernel, dtype="float32"), *expected)
+        call(kernel, *arrays)
+        assert np.abs(arrays[-1] - expected[-1]).max() <= 5e-3 * np.abs(expected[-1]).max(), kernel
+        assert all(np.array_equal(a, b) for a, b in zip(arrays[:-1], expected[:-1], strict=True))
+    assert sum(".8h" in p.read_text() for p in kernel_assembly([(k, target) for k, _ in halved])) > len(halved) / 2

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hn
 
 import edgekit
-from edgekit.bundle import TOLERANCE, Bundle, compare
+from edgekit.bundle import TOLERANCES, Bundle, compare
 from edgekit.errors import BundleError, InputError, MissingToolError, RuntimeStatusError, ShapeError
 from edgekit.runtimes.abi import bundle as format_
 from edgekit.runtimes.session import DTYPES, Port, as_array
@@ -207,7 +207,7 @@ def test_compare_holds_the_rule(expected, size):
     """Off by `size` tolerances of the largest number, anywhere: fine up to one, wrong beyond."""
     scale = float(np.abs(expected.astype(np.float64)).max())
     got = expected.astype(np.float64)
-    got.reshape(-1)[-1] += size * TOLERANCE * scale
+    got.reshape(-1)[-1] += size * TOLERANCES["float32"] * scale
     match = compare("run", "y", got, expected.astype(np.float64))
     if abs(size - 1) > 1e-6:
         assert match.ok == (size < 1 or scale == 0)

@@ -2,6 +2,7 @@
 from math import inf, isfinite
 
 from edgekit.exporters.kernels.loops import Code, broadcast, const, shuffle
+from edgekit.exporters.kernels.math import base_of, to
 from edgekit.exporters.kernels.scalar import apply
 from edgekit.exporters.kernels.spec import Body, Op, Tensor
 
@@ -14,13 +15,18 @@ def evaluate(code: Code, body: Body, values: list, lanes: int):
             values.append(broadcast(const(op.attrs[0], "uint8" if op.dtype == "bool" else op.dtype), lanes))
             continue
         args = [values[a] for a in op.args]
-        native = _native(code, op, args, lanes) if code.machine.by_element and op.dtype == "float32" else None
+        native = _native(code, op, args, lanes) if code.machine.by_element else None
         values.append(code.let(native if native is not None else apply(op.op, args, op.dtype, op.attrs, lanes, code.let)))
     return values[-1]
 
 
 def _native(code: Code, op: Op, args: list, lanes: int):
-    """max, min, relu and clip as the single instructions that AArch64 has for them, which pass NaN on; None for all else."""
+    """max, min, relu and clip of float32 as the single instructions that AArch64 has for them, which pass NaN on, and casts
+    between float16 and float32, which round as those by bits do; None for all else."""
+    if op.op == "cast" and {op.dtype, base_of(args[0])} == {"float16", "float32"}:
+        return to(args[0], op.dtype)
+    if op.dtype != "float32":
+        return None
     if op.op in ("max", "min"):
         return code.extreme(op.op + "imum", *args)
     if op.op not in ("relu", "clip"):

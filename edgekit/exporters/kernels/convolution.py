@@ -11,6 +11,7 @@ from math import prod
 from edgekit.exporters.kernels.body import address, evaluate, lanes_for, read, write
 from edgekit.exporters.kernels.lists import Lists
 from edgekit.exporters.kernels.loops import Code, vector
+from edgekit.exporters.kernels.math import to
 from edgekit.exporters.kernels.schedule import Machine
 from edgekit.exporters.kernels.spec import Conv
 from edgekit.exporters.kernels.tile import Shape, Sums, cut
@@ -31,9 +32,9 @@ class Operands:
 
 
 def build_conv(k: Conv, machine: Machine):
+    machine = machine.of(k.dtype)
     code = Code(machine)
-    f = "float32"
-    x, w, bias = code.operand(f), code.operand(f), code.operand(f)
+    x, w, bias = code.operand(k.dtype), code.operand(k.dtype), code.operand(k.dtype)
     lists = Lists(code.operand(k.index) if k.index else None, code.operand("int32") if k.starts else None, k.kept)
     a = Operands(x, w, bias, lists, code.operand("int32") if k.order else None,
                  tuple(code.operand(t.dtype) for t in k.extras), code.operand(k.output.dtype))
@@ -208,11 +209,11 @@ def _finish(code: Code, k: Conv, a: Operands, sums: Sums, line: int, first, star
 
     def store(channel, at, value, lanes: int):
         position = [channel, *front, column + code.i(at)]
-        values = [value, *(read(code, b, t, position, lanes) for b, t in zip(a.extras, k.extras, strict=True))]
+        values = [to(value, "float32"), *(read(code, b, t, position, lanes) for b, t in zip(a.extras, k.extras, strict=True))]
         write(code, a.out, k.output, evaluate(code, k.post, values, lanes), position, lanes)
     s = sums.shape
     channels = [row(j) for j in range(s.rows)] if s.vectors else []
-    full = code.array(s.rows * s.vectors * s.lanes, "float32") if len(k.post) > SHORT_BODY and s.vectors else None
+    full = code.array(s.rows * s.vectors * s.lanes, k.dtype) if len(k.post) > SHORT_BODY and s.vectors else None
 
     def whole(j: int, at: int, value):
         if full is None:

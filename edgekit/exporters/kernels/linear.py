@@ -11,6 +11,7 @@ from tvm import tirx
 from edgekit.exporters.kernels.body import evaluate, read, read_at, write, write_at
 from edgekit.exporters.kernels.lists import Lists
 from edgekit.exporters.kernels.loops import Code, broadcast, const, shuffle
+from edgekit.exporters.kernels.math import to
 from edgekit.exporters.kernels.schedule import Machine
 from edgekit.exporters.kernels.spec import Linear, Recurrent
 
@@ -19,7 +20,8 @@ F = "float32"
 
 @dataclass(frozen=True)
 class Matrix:
-    """A packed matrix: its operands, and how a tile takes `vectors` of `lanes` of the v outputs of a group."""
+    """A packed matrix: its operands, and how a tile takes `vectors` of `lanes` of the v outputs of a group. dtype: of the
+    numbers, the inputs and the sums."""
 
     w: object
     bias: object
@@ -28,6 +30,7 @@ class Matrix:
     v: int
     lanes: int
     vectors: int
+    dtype: str
 
     @property
     def width(self) -> int:
@@ -37,7 +40,8 @@ class Matrix:
 
 def matrix(code: Code, k: Linear | Recurrent, vectors: int) -> Matrix:
     """The next operands: w, bias, [index], [starts], [order]. vectors: of a tile, at most."""
-    w, bias = code.operand(F), code.operand(F)
+    dtype = k.dtype if isinstance(k, Linear) else F
+    w, bias = code.operand(dtype), code.operand(dtype)
     index = code.operand(k.index) if k.index else None
     lists = Lists(index, code.operand("int32") if k.starts else None, k.kept)
     order = code.operand("int32") if k.order else None
@@ -45,7 +49,7 @@ def matrix(code: Code, k: Linear | Recurrent, vectors: int) -> Matrix:
     while k.v % lanes:
         lanes //= 2
     count = next(c for c in (4, 2, 1) if k.v // lanes % c == 0 and c <= vectors)
-    return Matrix(w, bias, lists, order, k.v, lanes, count)
+    return Matrix(w, bias, lists, order, k.v, lanes, count, dtype)
 
 
 def _together(code: Code, m: Matrix) -> int:
@@ -62,8 +66,8 @@ def tile(code: Code, m: Matrix, g, first, x, x_at, rows: int) -> list[list]:
     split = min(code.machine.linear.chains // (rows * m.vectors), m.lists.kept // 4)
     chains = 1 << max(split, 1).bit_length() - 1
     begin = [code.let(code.load(m.bias, g * code.i(m.v) + first + code.i(j * m.lanes), m.lanes)) for j in range(m.vectors)]
-    zero = broadcast(const(0.0, F), m.lanes)
-    acc = [[[code.register(F, m.lanes, zero if c else begin[j]) for c in range(chains)] for j in range(m.vectors)] for _ in range(rows)]
+    zero = broadcast(const(0.0, m.dtype), m.lanes)
+    acc = [[[code.register(m.dtype, m.lanes, zero if c else begin[j]) for c in range(chains)] for j in range(m.vectors)] for _ in range(rows)]
     turn = cycle(range(chains))
 
     def product(p, factor):
@@ -109,8 +113,9 @@ def columns_of(code: Code, m: Matrix, g, first) -> list:
 
 
 def build_linear(k: Linear, machine: Machine):
+    machine = machine.of(k.dtype)
     code = Code(machine)
-    x = code.operand(F)
+    x = code.operand(k.dtype)
     m = matrix(code, k, machine.linear.vectors)
     extras = [code.operand(t.dtype) for t in k.extras]
     out = code.operand(k.output.dtype)
@@ -124,7 +129,7 @@ def build_linear(k: Linear, machine: Machine):
             first = code.let(part * code.i(m.width))
             sums = tile(code, m, g, first, x, lambda r, i: (row + code.i(r)) * code.i(k.row) + i, rows)
             for j in range(m.vectors):
-                finish(g, row, code.let(first + code.i(j * m.lanes)), [s[j] for s in sums])
+                finish(g, row, code.let(first + code.i(j * m.lanes)), [code.let(to(s[j], F)) for s in sums])
 
     def finish(g, row, first, values: list):
         """Vectors of one place in consecutive rows through the body to the output."""

@@ -145,6 +145,7 @@ class Machine:
     """What a kernel needs to know of its target. index: dtype of address arithmetic; lanes: float32 lanes of a vector;
     accumulators: vectors that a tile may keep in registers; by_element: a product may take one lane of a vector for all."""
 
+
     index: str
     lanes: int
     accumulators: int
@@ -158,6 +159,10 @@ class Machine:
     def rows(self, vectors: int, held: bool = False) -> int:
         """Rows of a tile of so many vectors whose sums stay in registers. held: a register a row holds its factors."""
         return max(1, (self.accumulators + 7 - vectors) // (vectors + 1) if held else self.accumulators // vectors)
+
+    def of(self, dtype: str) -> "Machine":
+        """The machine for products of that dtype: float16 has twice the lanes."""
+        return replace(self, lanes=2 * self.lanes) if dtype == "float16" else self
 
 
 KINDS: dict[str, type[Schedule]] = {"conv": ConvSchedule, "depthwise": DepthwiseSchedule, "linear": LinearSchedule,

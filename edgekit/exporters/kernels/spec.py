@@ -99,7 +99,8 @@ class Conv:
     x: an image that needs no bounds checks: padded and, for strides, split into phases. Element strides: `channel`,
     and for each spatial axis a `phase` and a `step` stride: tap k of an axis (dilation d, stride s) reads phase (k d) % s
     at step (k d) // s. The step stride of the last axis is 1. Up to 64 bytes past the last element may be read.
-    w: (groups, kept, v) float32; bias: (groups*v,) in the order of the groups.
+    w: (groups, kept, v); bias: (groups*v,) in the order of the groups. dtype: of x, w, bias and the sums; post is given
+    float32 in any case.
     index: (groups, kept) input numbers, input = channel * taps + tap, or absent when every group reads all inputs.
     starts: (groups+1,) int32, of lists of unequal length: group g reads index[starts[g]:starts[g+1]], w is then (the sum
     of the lengths, v), and no list is longer than kept. Absent when every group reads `kept` inputs.
@@ -128,6 +129,7 @@ class Conv:
     post: Body
     output: Tensor
     starts: bool = False
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ class Linear:
 
     args: x, w, bias, [index], [starts], [order], extras..., output.
     x: (rows, inputs), element stride `row` between rows and 1 between inputs. w: (groups, kept, v), bias (groups*v,).
-    index, starts, order as in Conv, of inputs and outputs. post, extras, output: strides over (row, column).
+    dtype, index, starts, order as in Conv, of inputs and outputs. post, extras, output: strides over (row, column).
     """
 
     rows: int
@@ -177,6 +179,7 @@ class Linear:
     post: Body
     output: Tensor
     starts: bool = False
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)

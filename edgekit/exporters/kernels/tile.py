@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from edgekit.exporters.kernels.loops import Code, Register, broadcast
+from edgekit.exporters.kernels.math import base_of
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ class Sums:
                 self.over.append([[self._start(s.over_lanes, broadcast(tops[j], s.over_lanes))] for j in range(s.rows)])
 
     def _start(self, lanes: int, value) -> Register:
-        return self.code.register("float32", lanes, value)
+        self.dtype = base_of(value)
+        return self.code.register(self.dtype, lanes, value)
 
     def add(self, weights, w_at, lines: list, x_at) -> None:
         """Adds weights[w_at + row] * lines[line][x_at + position]."""
@@ -125,7 +127,7 @@ class Sums:
         if not s.over:
             return
         stride = s.over if s.alone else s.over_lanes
-        array = code.array(s.rows * stride, "float32")
+        array = code.array(s.rows * stride, self.dtype)
         for at, registers in enumerate(self.over[line]):
             if s.alone:
                 for (first, wide), register in zip(s.parts, registers, strict=True):

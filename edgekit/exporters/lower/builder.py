@@ -64,6 +64,8 @@ class Builder:
     steps: list[Step] = field(default_factory=list)
     buffers: dict[str, Buffer] = field(default_factory=dict)
     node: Node = Node("", "", (), (), {})
+    products: str = "float32"                          # what products with constant weights are computed in
+    halves: dict[View, Value] = field(default_factory=dict)  # of tensors in memory: the same in float16
 
     # -- what operators ask ------------------------------------------------------------------------------------------
 

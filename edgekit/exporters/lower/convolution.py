@@ -10,7 +10,7 @@ from edgekit.exporters.kernels.spec import Tensor
 from edgekit.exporters.lower import depthwise
 from edgekit.exporters.lower.builder import Builder, Node
 from edgekit.exporters.lower.movement import frame
-from edgekit.exporters.lower.products import F, floats_only, in_float32, linear, rooted, tensors
+from edgekit.exporters.lower.products import F, floats_only, in_float32, linear, narrowed, rooted, tensors
 from edgekit.exporters.lower.values import Value, of_view
 from edgekit.exporters.lower.views import View
 from edgekit.exporters.lower.weights import CHANNEL_MAJOR, POSITION_MAJOR, packed, packed_dense
@@ -99,6 +99,7 @@ def convolve(b: Builder, x: Value, w: np.ndarray, bias, groups: int, stride, dil
         p = packed(b, flat, bias, CHANNEL_MAJOR)
     else:
         p = packed_dense(b, flat, bias, max(d for d in range(1, 9) if fan_out % d == 0))
+    x, p = narrowed(b, x, p)
     view, phase, step = image(b, x, pads, kernel, stride, dilation, out)
     node = b.node
     point = all(k == 1 for k in kernel)
@@ -119,7 +120,7 @@ def convolve(b: Builder, x: Value, w: np.ndarray, bias, groups: int, stride, dil
     def emit(post, extras, target, ops):
         kernel_spec = spec.Conv(outputs, p.groups, p.v, p.kept, x.shape[1] // groups, fan_out, tuple(kernel), tuple(stride), tuple(dilation),
                                 view.strides[1], tuple(phase), tuple(step), spatial, p.index_dtype, p.order is not None, tensors(extras),
-                                post, Tensor(target.dtype, target.strides), p.starts is not None)
+                                post, Tensor(target.dtype, target.strides), p.starts is not None, view.dtype)
         positions = prod(spatial)
         b.step(kernel_spec, [view, *p.operands, *extras, target], node=node, ops=ops, macs=p.weights * positions,
                dense_macs=outputs * (x.shape[1] // groups) * taps * positions, sparsity=p.sparsity, group=p.group)

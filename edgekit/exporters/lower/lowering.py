@@ -40,14 +40,16 @@ def supported() -> frozenset[str]:
     return frozenset(OPERATORS)
 
 
-def lower(name: str, variants: Sequence[tuple[str, "onnx.ModelProto"]], states: Sequence[tuple[str, str]] = ()) -> tuple[Plan, dict[str, np.ndarray]]:
+def lower(name: str, variants: Sequence[tuple[str, "onnx.ModelProto"]], states: Sequence[tuple[str, str]] = (),
+          products: str = "float32") -> tuple[Plan, dict[str, np.ndarray]]:
     """Clean graphs (see `load`), one an entry, to a plan and its constants by buffer name.
 
     states: (input, output) pairs: what one call leaves in the output, the next finds as the input, whichever entries have them.
+    products: dtype of products with constant weights, float32 or float16: of their inputs, weights and sums. All else stays what it is.
     Raises UnsupportedError naming the node where something cannot be compiled.
     """
     constants = Constants()
-    built = [(entry, *_walk(model, constants, dict(states))) for entry, model in variants]
+    built = [(entry, *_walk(model, constants, dict(states), products=products)) for entry, model in variants]
 
     kept = _states(built, [source for source, _ in states])
     at, state_buffers = 0, []
@@ -101,7 +103,7 @@ def _state_buffer(name: str) -> str:
     return f"state:{name}"
 
 
-def _walk(model, constants: Constants, states, failed=None):
+def _walk(model, constants: Constants, states, failed=None, products: str = "float32"):
     """One graph through the operators: the builder, input ports, output ports, and (state input, new value) pairs."""
     from onnx import numpy_helper
     graph = model.graph
@@ -110,7 +112,7 @@ def _walk(model, constants: Constants, states, failed=None):
     nodes = [_node(n) for n in graph.node]
     uses = Counter(name for n in nodes for name in n.inputs)
     uses.update(o.name for o in graph.output)
-    b = Builder(constants, initializers, types, uses)
+    b = Builder(constants, initializers, types, uses, products=products)
     inputs, pairs = [], []
     written = {target: source for source, target in states.items()}
     for value in graph.input:

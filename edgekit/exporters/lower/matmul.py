@@ -6,7 +6,7 @@ import numpy as np
 from edgekit.exporters.kernels import spec
 from edgekit.exporters.kernels.spec import Tensor
 from edgekit.exporters.lower.builder import Builder, Node
-from edgekit.exporters.lower.products import F, in_float32, linear, rooted, tensors
+from edgekit.exporters.lower.products import F, in_float32, linear, narrowed, rooted, tensors
 from edgekit.exporters.lower.values import Product, Value, constant
 from edgekit.exporters.lower.views import View
 from edgekit.exporters.lower.weights import CHANNEL_MAJOR, POSITION_MAJOR, packed
@@ -103,10 +103,10 @@ def _left_constant(b: Builder, node: Node, a: np.ndarray, x: Value, shape) -> Va
     """A constant matrix from the left is a 1x1 convolution: its columns are channels, those of x positions."""
     outputs, inputs = a.shape
     many, n = prod(x.shape[:-2]), x.shape[-1]
+    x, p = narrowed(b, x, packed(b, np.ascontiguousarray(a, np.float32), None, CHANNEL_MAJOR))
     batch = b.lined(x, (many, inputs, n))
     spatial, step = ((many, n), (batch.strides[0], 1)) if many > 1 else ((n,), (1,))
     ones = (1,) * len(spatial)
-    p = packed(b, np.ascontiguousarray(a, np.float32), None, CHANNEL_MAJOR)
 
     def reshape(v: View) -> View | None:
         v3 = v.reshape((many, outputs, n))
@@ -115,7 +115,7 @@ def _left_constant(b: Builder, node: Node, a: np.ndarray, x: Value, shape) -> Va
     def emit(post, extras, out, ops):
         kernel = spec.Conv(outputs, p.groups, p.v, p.kept, inputs, outputs, ones, ones, ones, batch.strides[1], (0,) * len(spatial), step,
                            spatial, p.index_dtype, p.order is not None, tensors(extras), post, Tensor(out.dtype, out.strides),
-                           p.starts is not None)
+                           p.starts is not None, batch.dtype)
         b.step(kernel, [batch, *p.operands, *extras, out], node=node, ops=ops, macs=p.weights * many * n,
                dense_macs=outputs * inputs * many * n, sparsity=p.sparsity, group=p.group)
     return rooted(shape, emit, reshape, "MatMul")

@@ -3,10 +3,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from math import prod
 
+import numpy as np
+
 from edgekit.exporters.kernels import spec
 from edgekit.exporters.kernels.spec import Tensor
 from edgekit.exporters.lower.builder import Builder, Node
-from edgekit.exporters.lower.values import Product, Value
+from edgekit.exporters.lower.values import Product, Value, of_view
+from edgekit.exporters.lower.views import View
 from edgekit.exporters.lower.weights import Packed
 
 F = "float32"
@@ -52,16 +55,39 @@ def in_float32(operator: Callable[[Builder, Node], None]) -> Callable[[Builder, 
     return lowered
 
 
+def narrowed(b: Builder, x: Value, p: Packed) -> tuple[Value, Packed]:
+    """The operands of a product in the dtype that products are computed in. What makes x writes it so, where nobody else reads it.
+
+    Raises UnsupportedError for weights that float16 cannot hold.
+    """
+    if b.products == F:
+        return x, p
+    half = b.halves.get(x.view) if x.view else None
+    if half is None:
+        half = b.apply("cast", x, dtype=b.products, shape=x.shape)
+        if x.view:
+            half = b.halves[x.view] = of_view(b.memory(half))
+    return half, replace(p, w=_narrow(b, p.w), bias=_narrow(b, p.bias))
+
+
+def _narrow(b: Builder, view: View) -> View:
+    array = b.constants.arrays[view.buffer]
+    if np.abs(array).max(initial=0.0) > np.finfo(np.float16).max:
+        raise b.node.unsupported(f"weights of {np.abs(array).max():.3g} do not fit into float16", "export it in float32")
+    return b.constant(array.astype(b.products))
+
+
 def linear(b: Builder, x: Value, p: Packed, outputs: int, shape, op: str, dense_inputs: int) -> Value:
     """x (..., inputs) times packed weights -> a value of `shape` (..., outputs)."""
     inputs = x.shape[-1]
     rows = prod(x.shape[:-1])
+    x, p = narrowed(b, x, p)
     flat = b.lined(x, (rows, inputs))
     node = b.node
 
     def emit(post, extras, out, ops):
         kernel = spec.Linear(rows, inputs, outputs, p.groups, p.v, p.kept, flat.strides[0], p.index_dtype, p.order is not None,
-                             tensors(extras), post, Tensor(out.dtype, out.strides), p.starts is not None)
+                             tensors(extras), post, Tensor(out.dtype, out.strides), p.starts is not None, flat.dtype)
         b.step(kernel, [flat, *p.operands, *extras, out], node=node, ops=ops, macs=rows * p.weights,
                dense_macs=rows * outputs * dense_inputs, sparsity=p.sparsity, group=p.group)
     return rooted(shape, emit, lambda v: v.reshape((rows, outputs)), op)
