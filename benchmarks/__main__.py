@@ -40,9 +40,9 @@ def main() -> None:
     if arguments.part != ["tables"]:
         cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
         for part in arguments.part or PARTS:
-            if cores:  # files are made on all; two threads need two
+            if cores:  # files are made on all; two threads need two, a browser is many processes
                 alone = {max(cores) if arguments.core is None else arguments.core}
-                os.sched_setaffinity(0, cores if arguments.prepare or part == "threads" else alone)
+                os.sched_setaffinity(0, cores if arguments.prepare or part in ("threads", "chromium") else alone)
             for shop in filter(None, (_shop(arguments, name) for name in arguments.nets or (*NETWORKS, *TRAINED))):
                 PARTS[part](shop, arguments, results)
                 kept.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
