@@ -20,8 +20,11 @@ Say = Callable[[str], None]
 
 @dataclass
 class Row:
-    """A contestant and what was measured of it. why: the reason where it did not run. source: its weights, as ONNX. rss, weights, arena: bytes; rss is
-    the peak over the process before it loaded anything. zeros: counted share over the eligible weights."""
+    """A contestant and what was measured of it. why: the reason where it did not run. source: its weights, as ONNX.
+
+    rss, weights, arena: bytes; rss is the peak over the process that has imported the runtime. zeros: counted share over
+    the eligible weights.
+    """
 
     runtime: str
     level: str

@@ -107,7 +107,7 @@ def _absolute(results: dict) -> list[list[object]]:
         found.append([where, "mobilenet_v1", "dense", figure, write(most), None if value is None else write(value), _said(value, most)])
     native = next((r for r in _ours(results.get("native", {}).get("mobilenet_v1", [])) if r["level"] == "dense" and r["ms"]), None)
     most = native["weights"] + native["arena"] + bounds.MEMORY_SLACK if native else bounds.MEMORY_SLACK
-    add("native", "peak memory over a bare process", native and native["rss"], most, size)
+    add("native", "peak memory over a process without the model", native and native["rss"], most, size)
     add("native", "seconds of an export", native and native["export_seconds"], bounds.EXPORT_SECONDS)
     page = next((r for r in _ours(results.get("wasm", {}).get("mobilenet_v1", [])) if r["page_ms"] and r["level"] == "dense"), None)
     node = next((r for r in _ours(results.get("wasm", {}).get("mobilenet_v1", [])) if r["engine"] == "node" and r["level"] == "dense"), None)

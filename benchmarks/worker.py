@@ -8,6 +8,7 @@ A failure answers {"error": TEXT}. One model a process, one thread. It imports n
 """
 import contextlib
 import ctypes
+import importlib
 import json
 import os
 import sys
@@ -149,17 +150,30 @@ def products(model: str, inputs: Arrays, names: list[str]) -> Model:
     return Model(lambda: seconds(full), list, lambda: seconds(full) - seconds(empty))
 
 
-RUNTIMES = {  # the function, the package that its version is of
-    "edgekit": (edgekit, "edgekit-deploy"), "edgekit, 2 threads": (partial(edgekit, threads=2), "edgekit-deploy"),
-    "onnxruntime": (onnxruntime, "onnxruntime"), "openvino": (openvino, "openvino"),
-    "mnn": (mnn, "MNN"), "ncnn": (ncnn, "ncnn"), "litert": (litert, "ai-edge-litert"), "products": (products, "numpy")}
+class Runtime(NamedTuple):
+    """load: (model, inputs, names of outputs) -> Model. module: what is imported before memory counts. package: its version."""
+
+    load: Callable[[str, Arrays, list[str]], Model]
+    module: str
+    package: str
+
+
+RUNTIMES = {
+    "edgekit": Runtime(edgekit, "edgekit.runtimes.host", "edgekit-deploy"),
+    "edgekit, 2 threads": Runtime(partial(edgekit, threads=2), "edgekit.runtimes.host", "edgekit-deploy"),
+    "onnxruntime": Runtime(onnxruntime, "onnxruntime", "onnxruntime"),
+    "openvino": Runtime(openvino, "openvino", "openvino"),
+    "mnn": Runtime(mnn, "MNN", "MNN"),
+    "ncnn": Runtime(ncnn, "ncnn", "ncnn"),
+    "litert": Runtime(litert, "ai_edge_litert.interpreter", "ai-edge-litert"),
+    "products": Runtime(products, "numpy", "numpy")}
 
 
 class Server:
     """Answers requests about one model."""
 
-    def __init__(self, load: Callable[[str, Arrays, list[str]], Model], package: str):
-        self.load, self.package = load, package
+    def __init__(self, runtime: Runtime):
+        self.runtime = runtime
         self.model: Model | None = None
         self.outputs: list[str] = []
 
@@ -178,13 +192,14 @@ class Server:
     def _load(self, model: str, inputs: str, outputs: list[str]) -> dict:
         with np.load(inputs) as file:
             arrays = {k: file[k] for k in file}
+        importlib.import_module(self.runtime.module)
         before, start = _rss("VmRSS"), time.perf_counter()
-        self.model, self.outputs = self.load(model, arrays, outputs), outputs
+        self.model, self.outputs = self.runtime.load(model, arrays, outputs), outputs
         self.model.call()
         seconds, peak = time.perf_counter() - start, _rss("VmHWM")
         version = "here"
         with contextlib.suppress(metadata.PackageNotFoundError):
-            version = metadata.version(self.package)
+            version = metadata.version(self.runtime.package)
         return {"seconds": seconds, "version": version, "rss": peak - before}
 
 
@@ -192,7 +207,7 @@ def main() -> None:
     """Serves requests until stdin ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries print to stdout
-    server = Server(*RUNTIMES[sys.argv[1]])
+    server = Server(RUNTIMES[sys.argv[1]])
     for line in sys.stdin:
         try:
             answer = server.answer(json.loads(line))
