@@ -3,7 +3,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,31 +66,39 @@ def tune(target: str = "host", kinds: Sequence[str] = (), model: Any = None, *, 
 
 
 def _search(kind: str, cases: list[Case], target: Target, progress: Tell) -> Found:
+    """All candidates on the first cases, then the best with one of its values changed, then the best few on all cases."""
     from edgekit.exporters.kernels.schedule import KINDS, machine_of
     at_hand = machine_of(target)
     default = getattr(at_hand, kind)
-    tried = [default, *(s for s in KINDS[kind].candidates(at_hand.accumulators) if s != default)]
-    noise = 0.0
-    costs: dict[str, dict[Any, float]] = {}
-    for n, case in enumerate(cases):
-        if n == _SCREENED:
-            tried = [default, *(s for s, _ in _ranked(default, tried, costs, cases) if s != default)][:_KEPT]
-        measured = _cached(case, target, [default, *tried], progress)  # the default twice: how far apart tells the noise
-        noise = max(noise, abs(measured[0] / measured[1] - 1))
-        costs[case.label] = dict(zip(tried, measured[1:], strict=True)) | {default: min(measured[:2])}
-    scores = _ranked(default, tried, costs, cases)
-    good_enough = scores[0][1] * (1 + max(_TIE, noise))
-    best = next(s for s in tried if dict(scores)[s] <= good_enough)
-    return Found(kind, default, best, tuple(scores), noise, tuple(costs))
+    candidates = list(KINDS[kind].candidates(at_hand.accumulators))
+    costs: dict[str, dict[Any, float]] = {c.label: {default: 1.0} for c in cases}
+    noise = [0.0]
+
+    def measure(some: Sequence[Case], schedules: Sequence[Any]) -> None:
+        for case in some if schedules else ():
+            absolute = _cached(case, target, [default, default, *schedules], progress)  # the default twice: apart by the noise
+            noise.append(abs(absolute[0] / absolute[1] - 1))
+            costs[case.label] |= dict(zip(schedules, (cost / min(absolute[:2]) for cost in absolute[2:]), strict=True))
+    tried = [default, *(s for s in candidates if s != default)]
+    measure(cases[:_SCREENED], tried[1:])
+    best = _ranked(tried, costs, cases[:_SCREENED])[0][0]
+    changed = {replace(best, **{f.name: getattr(c, f.name)}) for c in candidates for f in fields(default)} - set(tried)
+    neighbours = sorted(changed, key=repr)
+    measure(cases[:_SCREENED], neighbours)
+    tried += neighbours
+    kept = [default, *(s for s, _ in _ranked(tried, costs, cases[:_SCREENED]) if s != default)][:_KEPT]
+    measure(cases[_SCREENED:], kept[1:])
+    scores = _ranked(kept, costs, cases)
+    good_enough = scores[0][1] * (1 + max(_TIE, *noise))
+    taken = next(s for s in kept if dict(scores)[s] <= good_enough)
+    return Found(kind, default, taken, tuple(scores), max(noise), tuple(costs))
 
 
-def _ranked(default: Any, tried: list, costs: dict[str, dict[Any, float]], cases: list[Case]) -> list[tuple[Any, float]]:
+def _ranked(tried: Sequence[Any], costs: dict[str, dict[Any, float]], cases: Sequence[Case]) -> list[tuple[Any, float]]:
     """(schedule, cost relative to the default), best first: geometric mean over the cases, each as often as it is called."""
-    times = {c.label: c.times for c in cases}
-
     def score(s: Any) -> float:
-        ratios = [(math.log(of[s] / of[default]) if math.isfinite(of[s]) else math.inf, times[label]) for label, of in costs.items()]
-        return math.exp(min(sum(r * n for r, n in ratios) / sum(n for _, n in ratios), 50.0))
+        logs = [c.times * math.log(costs[c.label][s]) if math.isfinite(costs[c.label][s]) else math.inf for c in cases]
+        return math.exp(min(sum(logs) / sum(c.times for c in cases), 50.0))
     return sorted(((s, score(s)) for s in tried), key=lambda pair: pair[1])
 
 

@@ -65,7 +65,8 @@ def _lowered(variants: list, states: Any, sparsity: float, label: str) -> list[C
             content = np.ascontiguousarray(arrays[b.name]).tobytes() if b.name in arrays else None
             operands.append((b.nbytes, content, ref.offset * np.dtype(b.dtype).itemsize))
         found.setdefault(s.kernel, Case(label or s.name, kind_of(s.kernel) or "", s.kernel, times[s.kernel], tuple(operands)))
-    return [replace(c, label=f"{c.label} ({c.times} x)") if c.times > 1 else c for c in found.values()]
+    return [replace(c, label=f"{c.label}, kernel {k}" if sum(o.label == c.label for o in found.values()) > 1 else c.label)
+            for k, c in enumerate(found.values())]
 
 
 # --- the layers --------------------------------------------------------------------------------------------------------

@@ -58,20 +58,21 @@ def test_what_was_found_is_what_is_exported(costs, tmp_path, monkeypatch):
 
 def test_a_difference_within_the_noise_changes_nothing(costs):
     turn = iter(range(100000))
-    costs(lambda case, s: 1.0 + 0.03 * (next(turn) % 2))  # the two measurements of the default differ by 3 %
+    costs(lambda case, s: 1.0 + 0.03 * (next(turn) % 2))  # one of two measurements of the default is 3 % off
     found = next(iter(tune("host", ["matmul"])["processors"].values()))["kinds"]["matmul"]
     assert found["schedule"] == found["default"] and found["noise"] == pytest.approx(0.03, abs=1e-3)
 
 
 def test_an_interrupted_search_goes_on_where_it_was(costs):
     cases = shapes.representative("matmul")
+    labels = [c.label for c in cases]
     stopped = costs(lambda case, s: 1.0 if case.label != cases[2].label else (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         tune("host", ["matmul"])
-    assert stopped == [c.label for c in cases[:3]]
+    assert set(stopped) == set(labels[:3]) and stopped[-1] == labels[2]
     went_on = costs(lambda case, s: 1.0)
     first = tune("host", ["matmul"])
-    assert went_on == [c.label for c in cases[2:]]
+    assert went_on == labels[2:]
     assert tune("host", ["matmul"]) == first and len(went_on) == len(cases) - 2
 
 
@@ -99,7 +100,7 @@ def test_a_model_gives_its_own_kernels(costs, root, capsys):
     model = root / "edgekit" / "demo" / "policy.onnx"
     assert cli.main(["tune", "host", str(model), "--kernels", "linear", "--json", "-", "-q"]) == 0
     found = next(iter(json.loads(capsys.readouterr().out)["processors"].values()))["kinds"]
-    assert list(found) == ["linear"] and len(asked) == len(found["linear"]["cases"]) > 1
+    assert list(found) == ["linear"] and set(asked) == set(found["linear"]["cases"]) and len(found["linear"]["cases"]) > 1
 
 
 def test_wrong_targets_and_kinds():

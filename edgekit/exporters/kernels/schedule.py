@@ -57,6 +57,8 @@ class ConvSchedule:
                 if accumulators // 2 <= rows * vectors <= accumulators + 4:
                     for unroll in (1, 2, 4):
                         yield cls(rows, vectors, unroll, 6144, 65536)
+        for near, far in ((3072, 65536), (12288, 65536), (6144, 32768), (6144, 131072)):
+            yield cls(8, max(1, accumulators // 8), 1, near, far)
 
 
 @dataclass(frozen=True)
