@@ -69,6 +69,29 @@ def test_half_pruned_agrees_with_onnxruntime(shared, tmp_path, name):
     check_pruned(tmp_path / "model.ekb")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.7, 0.9])
+def test_zeros_without_a_pattern_are_used(shared, tmp_path, share):
+    """A net whose least weights somebody has set to zero, one by one: the same numbers on every target, from fewer multiply-adds."""
+    model = onnx.load(shared("models/mobilenet_v1_025_224.onnx"))
+    pruned = 0
+    for tensor in model.graph.initializer:
+        w = numpy_helper.to_array(tensor)
+        if w.ndim == 4 and w.shape[2:] == (1, 1) and w.shape[1] > 1:
+            tensor.CopyFrom(numpy_helper.from_array(np.where(abs(w) >= np.quantile(abs(w), share), w, 0).astype(w.dtype), tensor.name))
+            pruned += 1
+    onnx.save(model, tmp_path / "pruned.onnx")
+    bundle = ek.export(tmp_path / "pruned.onnx", targets=TARGETS, output=tmp_path / "model.ekb", input_shapes={"n": 1})
+    layers = [x for x in bundle.manifest["entries"][0]["layers"] if x["group"]]
+    assert len(layers) >= pruned - 1 > 10  # the head has one position, so few lanes that 70 % do not pay
+    assert sum(x["macs"] for x in layers) < (1.25 - share) * sum(x["dense_macs"] for x in layers)
+    inputs = Vectors(shared("models/mobilenet_v1_025_224.vectors.npz")).inputs_of(0)
+    wanted = bundle.run(inputs, target="onnx")
+    for target in TARGETS:
+        for got, reference in zip(bundle.run(inputs, target=target), wanted, strict=True):
+            assert relative(got, reference) <= TOLERANCE, target
+
+
 def check_pruned(bundle: Path) -> None:
     """The zeros are in the standard model too, and every layer is about half zeros, or was sparser before, or says why not."""
     manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
