@@ -92,8 +92,7 @@ class Bundle:
         """The open session of a target; opened now if it was not. Its state is the one that `run` uses."""
         with self._lock:
             if target not in self._sessions:
-                threads = self.threads if target in ("host", "onnx") else 1
-                self._sessions[target] = open_session(self.files, target, threads)
+                self._sessions[target] = open_session(self.files, target, self._threads(target))
             return self._sessions[target]
 
     def reset(self) -> None:
@@ -124,7 +123,7 @@ class Bundle:
     def bench(self, target: str = "host", **options: Any) -> dict[str, Any]:
         """Latency, misses, memory and budget on a target: the arguments and the result of `edgekit.bench.bench`."""
         from edgekit.bench import bench
-        return bench(self.files, target, **{"threads": self.threads if target == "host" else 1} | options)
+        return bench(self.files, target, **{"threads": self._threads(target)} | options)
 
     def close(self) -> None:
         """Closes all sessions; the next `run` opens them again."""
@@ -141,6 +140,10 @@ class Bundle:
     def __repr__(self) -> str:
         calls = "; ".join(f"{_call(e)} -> {', '.join(map(str, e.outputs))}" for e in self.entries)
         return f"<edgekit bundle {self.name!r} for {', '.join(self.targets)}: {calls}>"
+
+    def _threads(self, target: str) -> int:
+        """How many a session uses: an emulator or a wasm engine has one."""
+        return self.threads if target == "onnx" or target in devices.names() and devices.load(target).runner == "host" else 1
 
     def _drop(self, target: str) -> None:
         with self._lock:

@@ -69,7 +69,7 @@ def devices() -> list[dict]:
         if target.runner == "arm" and unrun and shutil.which("qemu-aarch64"):
             unrun = []
         found.append({"name": name, "title": target.title, "triple": target.triple or machine.describe()["os"],
-                      "here": _RUNS[target.runner], "can_compile": not uncompiled,
+                      "levels": [level.level for level in target.levels if level.level], "here": _RUNS[target.runner], "can_compile": not uncompiled,
                       "can_run": bool(target.runner) and not unrun,
                       "missing": {"compile": uncompiled, "run": unrun}})
     return found

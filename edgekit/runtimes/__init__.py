@@ -45,7 +45,7 @@ def open_session(files: Any, target: str = "host", threads: int = 1, level: str 
     machine: Any
     if spec.runner == "arm":
         from edgekit.runtimes.arm import Emulator
-        machine = Emulator(library.read_bytes())
+        machine = Emulator(library.read_bytes(), model="a72" if manifest.get("dtype") == "float32" else "max")
     else:
         from edgekit.runtimes.wasm import Sandbox, choose
         modules = module_names(spec, name)

@@ -21,19 +21,20 @@ GRACE = 20.0   # seconds more until a child that does not answer is ended
 
 
 class Emulator:
-    """A `Memory` (guest.py) of an AArch64 device with one shared library loaded."""
+    """A `Memory` (guest.py) of an AArch64 device with one shared library loaded. model: of the processor: "a72" has what
+    ARMv8.0 has, "max" all that the emulator knows, half-precision arithmetic with it."""
 
     pointer = 8
     measured = False
 
-    def __init__(self, library: bytes, limit: float | None = None):
+    def __init__(self, library: bytes, limit: float | None = None, model: str = "max"):
         if importlib.util.find_spec("unicorn") is None:
             raise MissingToolError("arm64 code runs here in the emulator 'unicorn', which is not installed",
                                    fix="pip install 'edgekit-deploy[arm64]'")
         self._limit = LIMIT if limit is None else limit
         self._noise = tempfile.TemporaryFile()  # noqa: SIM115 (closed by _end)
         path = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
-        self._child = subprocess.Popen([sys.executable, "-P", "-m", "edgekit.runtimes.arm_child"],
+        self._child = subprocess.Popen([sys.executable, "-P", "-m", "edgekit.runtimes.arm_child", model],
                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._noise,
                                        env={**os.environ, "PYTHONPATH": path})
         self._end = weakref.finalize(self, _end, self._child, self._noise)

@@ -26,14 +26,14 @@ END = 1 << 40
 
 
 class Machine:
-    """An AArch64 core in user-like state with one library loaded."""
+    """An AArch64 core in user-like state with one library loaded. model: "a72" or "max"."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: str) -> None:
         import unicorn
         from unicorn import arm64_const as registers
         self.unicorn, self.r = unicorn, registers
         self.uc = unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM)
-        self.uc.ctl_set_cpu_model(registers.UC_CPU_ARM64_MAX)  # the default lacks atomics and other extensions of v8.2
+        self.uc.ctl_set_cpu_model(getattr(registers, f"UC_CPU_ARM64_{model.upper()}"))
         self.uc.reg_write(registers.UC_ARM64_REG_CPACR_EL1, 3 << 20)  # else every floating-point instruction traps
         self.uc.mem_map(STOP, elf.PAGE, unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC)  # functions return to here
         self.uc.mem_map(STACK, STACK_BYTES, unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE)
@@ -132,7 +132,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process when it wants
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever prints goes to standard error and not among the messages
-    machine = Machine()
+    machine = Machine(sys.argv[1])
     while True:
         try:
             request, data = pipe.receive(source)

@@ -14,6 +14,7 @@ import struct
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -36,7 +37,8 @@ def load(kernels: list[Kernel], target: Target, folder: Path) -> Call:
     memory = folder / "ek_memory.c"  # what a loop that copies or fills may call
     memory.write_bytes(resources.files("edgekit.runtimes.abi").joinpath("ek_memory.c").read_bytes())
     linked = replace(compiled, objects=(*compiled.objects, compile_c(memory, target)))
-    return _amid_poison({"host": _host, "arm": _arm, "wasm": _wasm}[target.runner](linked, folder), compiled)
+    arm = partial(_arm, half="+fullfp16" in target.features)
+    return _amid_poison({"host": _host, "arm": arm, "wasm": _wasm}[target.runner](linked, folder), compiled)
 
 
 def _amid_poison(enter: Enter, compiled: Compiled) -> Call:
@@ -106,7 +108,7 @@ def _wasm(compiled: Compiled, folder: Path) -> Enter:
     return enter
 
 
-def _arm(compiled: Compiled, folder: Path) -> Enter:
+def _arm(compiled: Compiled, folder: Path, half: bool) -> Enter:
     import unicorn
     from unicorn import arm64_const as r
     elf = folder / "kernels.elf"
@@ -114,7 +116,7 @@ def _arm(compiled: Compiled, folder: Path) -> Enter:
     stop, stack, data = 0x1000, 0x40000000, 0x50000000
     image = elf.read_bytes()
     uc = unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM)
-    uc.ctl_set_cpu_model(r.UC_CPU_ARM64_MAX)  # with the half-precision instructions of a Cortex-A76
+    uc.ctl_set_cpu_model(r.UC_CPU_ARM64_MAX if half else r.UC_CPU_ARM64_A72)  # an A72 has what ARMv8.0 has
     uc.mem_map(0, 0x8000000)
     uc.mem_map(stack, 0x100000)
     uc.reg_write(r.UC_ARM64_REG_CPACR_EL1, 3 << 20)  # floating point on

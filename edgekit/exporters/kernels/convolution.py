@@ -178,7 +178,7 @@ def _lines(code: Code, k: Conv, a: Operands, g, v0, inputs: _Inputs, front: list
         own = code.let(first + code.zero(row + column))  # or the biases would stay in registers from one tile to the next
         sums = Sums(code, shape, count, lambda j, lanes, stride: code.load(a.bias, own + code.i(j), lanes, stride))
         chains = max(1, min(CHAINS // (shape.registers * count), k.kept // 8))
-        zero = [Sums(code, shape, count, lambda j, lanes, stride: code.constant(0.0, "float32", lanes)) for _ in range(chains - 1)]
+        zero = [Sums(code, shape, count, lambda j, lanes, stride: code.constant(0.0, k.dtype, lanes)) for _ in range(chains - 1)]
         turns = cycle([sums, *zero])
         inputs.each(lambda w_at, x_at: next(turns).add(a.w, code.let(w_at + v0), images, code.let(x_at)), chains)
         for other in zero:
