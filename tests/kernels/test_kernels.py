@@ -134,10 +134,10 @@ class Draw:
         depthwise = self.r.random() < 0.25
         kernel = tuple(self.r.choice([1, 2, 3]) for _ in range(rank))
         stride, dilation = (tuple(self.r.choice([1, 1, 2]) for _ in range(rank)) for _ in range(2))
-        spatial = tuple(self.r.choice([1, 3, 7, 16, 29]) for _ in range(rank))
+        spatial = tuple(self.r.choice([1, 3, 7, 14, 16, 29]) for _ in range(rank))
         if rank == 1 and self.r.random() < 0.3:
-            spatial = (1500,)
-        channels, v = self.r.choice([(1, 1), (3, 1), (6, 2), (8, 8), (8, 4), (16, 8), (32, 32), (6, 6)])
+            spatial = (self.r.choice([49, 196, 1500]),)
+        channels, v = self.r.choice([(1, 1), (3, 1), (6, 2), (8, 8), (8, 4), (16, 8), (32, 32), (6, 6), (5, 5), (14, 7), (48, 16)])
         inputs = channels if depthwise else self.r.choice([1, 3, 8])
         phases = tuple(1 if k == 1 else s for k, s in zip(kernel, stride, strict=True))
         steps = tuple(o + (k - 1) * d // s + 1 for o, k, d, s in zip(spatial, kernel, dilation, stride, strict=True))

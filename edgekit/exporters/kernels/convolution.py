@@ -163,11 +163,11 @@ class _Inputs:
 def _lines(code: Code, k: Conv, a: Operands, g, v0, inputs: _Inputs, front: list, first_row, lines: int, first_column, columns: int) -> None:
     """Rows v0... of group g over a block of `lines` lines of `columns` positions."""
     rows, wide = code.machine.conv.tile(k.v)
-    most = code.machine.accumulators + (4 if code.machine.accumulators >= 24 else 0)
-    lanes = lanes_for(code, columns)
+    most = code.machine.accumulators + (0 if code.machine.accumulators < 24 else 2 if code.machine.by_element else 4)
+    lanes = lanes_for(code, 1 << (columns - 1).bit_length())
     vectors = max(columns // lanes, 1)
     wide = -(-vectors // -(-vectors // wide))  # tiles of about one size: a narrow one at the end costs loads
-    whole, others = cut(columns, rows, lanes, wide, most)
+    whole, others = cut(columns, rows, lanes, wide, most, rows - 1 if code.machine.by_element else 4)
     flat = len(k.spatial) == 1
     at_once = 1 if whole or len(others) > 1 else max(1, min(most // others[0].registers, lines))
 

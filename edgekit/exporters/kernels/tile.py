@@ -46,20 +46,22 @@ class Shape:
         return self.rows * self.vectors + tail
 
 
-def cut(positions: int, rows: int, lanes: int, wide: int, most: int) -> tuple[int, list[Shape]]:
+def cut(positions: int, rows: int, lanes: int, wide: int, most: int, singles: int) -> tuple[int, list[Shape]]:
     """How many tiles of `wide` vectors, and the other tiles, that a line of positions is cut into.
 
-    most: vectors of sums that a tile with positions over may have.
+    most: vectors of sums that a tile with positions over may have; singles: those that hold single positions.
     """
     vectors, over = divmod(positions, lanes)
     if not over:
         whole, rest = divmod(vectors, wide)
         return whole, [Shape(rows, lanes, rest)] if rest else []
-    alone = rows & (rows - 1) == 0 and over * len(Shape(rows, lanes, 0).parts) < rows
-    able = [last for t in range(min(vectors, wide) + 1) if (last := Shape(rows, lanes, t, over, alone)).registers <= most or t == 0]
-    last = min(able, key=lambda s: (-(-(vectors - s.vectors) // wide), -s.vectors))
-    whole, rest = divmod(vectors - last.vectors, wide)
-    return whole, [*([Shape(rows, lanes, rest)] if rest else []), last]
+    alone = rows & (rows - 1) == 0 and over * len(Shape(rows, lanes, 0).parts) <= min(singles, rows - 1)
+
+    def with_last(t: int) -> tuple[int, list[Shape]]:
+        whole, rest = divmod(vectors - t, wide)
+        return whole, [*([Shape(rows, lanes, rest)] if rest else []), Shape(rows, lanes, t, over, alone)]
+    able = [with_last(t) for t in range(min(vectors, wide) + 1) if t == 0 or Shape(rows, lanes, t, over, alone).registers <= most]
+    return min(able, key=lambda c: (c[0] + len(c[1]), -min(s.registers for s in c[1])))
 
 
 class Sums:

@@ -12,8 +12,12 @@ from edgekit.exporters.lower.builder import Builder, Node
 from edgekit.exporters.lower.movement import frame
 from edgekit.exporters.lower.products import F, floats_only, in_float32, linear, narrowed, rooted, tensors
 from edgekit.exporters.lower.values import Value, of_view
-from edgekit.exporters.lower.views import View
+from edgekit.exporters.lower.views import View, row_major
 from edgekit.exporters.lower.weights import CHANNEL_MAJOR, POSITION_MAJOR, packed, packed_dense
+
+NARROW = 16          # rows of fewer positions waste vectors: such an image is copied so that its positions are one row
+READ_BY = 64         # where on average so many outputs read each input, which pays for the copy
+COLUMNS = 4 << 20    # of at most so many elements
 
 
 def conv_pads(node: Node, extents, kernel, stride, dilation) -> list[tuple[int, int]]:
@@ -68,6 +72,25 @@ def image(b: Builder, x: Value, pads, kernel, stride, dilation, out, fill=0.0) -
     return view, padded.strides[2:2 + r], padded.strides[2 + r:]
 
 
+def window(b: Builder, x: Value, pads, kernel, stride, dilation, out, fill) -> Value:
+    """x as (N, C, *out, *kernel): every window as a view of the padded image. Overlapping windows are overlapping views."""
+    ones = (1,) * len(kernel)
+    reach = tuple((o - 1) * s + 1 for o, s in zip(out, stride, strict=True))  # of the first taps: phases are not split
+    view, _, step = image(b, x, pads, kernel, ones, dilation, reach, fill)
+    strides = (*view.strides[:2], *(q * s for q, s in zip(step, stride, strict=True)), *(q * d for q, d in zip(step, dilation, strict=True)))
+    return of_view(replace(view, shape=(*view.shape[:2], *out, *kernel), strides=strides))
+
+
+def columns(b: Builder, x: Value, pads, kernel, stride, dilation, out) -> View:
+    """What every tap reads, as the channels of an image of its own: (N, C * taps, *out). A convolution of it is a pointwise one."""
+    n, c, r = x.shape[0], x.shape[1], len(kernel)
+    windows = window(b, x, pads, kernel, stride, dilation, out, 0.0)
+    made = b.fresh(x.dtype, (n, c, *kernel, *out))
+    b.write(b.transposed(windows, (0, 1, *range(2 + r, 2 + 2 * r), *range(2, 2 + r))), made)
+    shape = (n, c * prod(kernel), *out)
+    return replace(made, shape=shape, strides=row_major(shape))
+
+
 def conv(b: Builder, node: Node) -> None:
     floats_only(b, node, *node.inputs[:2])
     w = b.array(node.input(1))
@@ -100,6 +123,11 @@ def convolve(b: Builder, x: Value, w: np.ndarray, bias, groups: int, stride, dil
     else:
         p = packed_dense(b, flat, bias, max(d for d in range(1, 9) if fan_out % d == 0))
     x, p = narrowed(b, x, p)
+    fan_in, ones = x.shape[1] // groups, (1,) * len(kernel)
+    narrow = len(out) > 1 and out[-1] < NARROW and prod(kernel) > 1 and n * prod(out) * flat.shape[1] <= COLUMNS
+    if groups == 1 and narrow and p.weights >= READ_BY * flat.shape[1]:
+        x = of_view(columns(b, x, pads, kernel, stride, dilation, out))
+        fan_in, pads, kernel, stride, dilation = x.shape[1], ((0, 0),) * len(kernel), ones, ones, ones
     view, phase, step = image(b, x, pads, kernel, stride, dilation, out)
     node = b.node
     point = all(k == 1 for k in kernel)
@@ -118,12 +146,12 @@ def convolve(b: Builder, x: Value, w: np.ndarray, bias, groups: int, stride, dil
         return v.transpose(order).reshape((outputs, *spatial))
 
     def emit(post, extras, target, ops):
-        kernel_spec = spec.Conv(outputs, p.groups, p.v, p.kept, x.shape[1] // groups, fan_out, tuple(kernel), tuple(stride), tuple(dilation),
+        kernel_spec = spec.Conv(outputs, p.groups, p.v, p.kept, fan_in, fan_out, tuple(kernel), tuple(stride), tuple(dilation),
                                 view.strides[1], tuple(phase), tuple(step), spatial, p.index_dtype, p.order is not None, tensors(extras),
                                 post, Tensor(target.dtype, target.strides), p.starts is not None, view.dtype)
         positions = prod(spatial)
         b.step(kernel_spec, [view, *p.operands, *extras, target], node=node, ops=ops, macs=p.weights * positions,
-               dense_macs=outputs * (x.shape[1] // groups) * taps * positions, sparsity=p.sparsity, group=p.group)
+               dense_macs=outputs * fan_in * taps * positions, sparsity=p.sparsity, group=p.group)
     return rooted(shape, emit, reshape, op)
 
 

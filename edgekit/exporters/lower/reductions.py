@@ -1,5 +1,4 @@
 """Operators that bring axes down to one value: reductions, pooling, normalisation, arg-extremes."""
-from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -7,7 +6,7 @@ import numpy as np
 from edgekit.exporters.kernels import spec
 from edgekit.exporters.kernels.spec import Tensor
 from edgekit.exporters.lower.builder import Builder, Node
-from edgekit.exporters.lower.convolution import conv_pads, image
+from edgekit.exporters.lower.convolution import conv_pads, window
 from edgekit.exporters.lower.movement import ints
 from edgekit.exporters.lower.values import Product, Value, of_view
 from edgekit.exporters.lower.views import collapse, row_major
@@ -216,15 +215,6 @@ def pool(b: Builder, node: Node) -> None:
         factor = b.of_array(inverse.reshape(-1)[0] if same else inverse.reshape((1, 1, *counts.shape)))
         y = b.apply("mul", y, factor, dtype=x.dtype, shape=shape)
     b.set(node.output(0), y)
-
-
-def window(b: Builder, x: Value, pads, kernel, stride, dilation, out, fill) -> Value:
-    """x as (N, C, *out, *kernel): every window as a view of the padded image. Overlapping windows are overlapping views."""
-    ones = (1,) * len(kernel)
-    reach = tuple((o - 1) * s + 1 for o, s in zip(out, stride, strict=True))  # of the first taps: phases are not split
-    view, _, step = image(b, x, pads, kernel, ones, dilation, reach, fill)
-    strides = (*view.strides[:2], *(q * s for q, s in zip(step, stride, strict=True)), *(q * d for q, d in zip(step, dilation, strict=True)))
-    return of_view(replace(view, shape=(*view.shape[:2], *out, *kernel), strides=strides))
 
 
 def _counts(extents, out, pads, kernel, stride, dilation, include: bool) -> np.ndarray:

@@ -7,11 +7,11 @@ from edgekit.exporters.kernels import spec
 from edgekit.exporters.kernels.spec import Tensor
 from edgekit.exporters.lower import convolution
 from edgekit.exporters.lower.builder import Builder, Node
-from edgekit.exporters.lower.convolution import conv_pads
+from edgekit.exporters.lower.convolution import conv_pads, window
 from edgekit.exporters.lower.matmul import matmul_values
 from edgekit.exporters.lower.movement import ints
 from edgekit.exporters.lower.products import in_float32
-from edgekit.exporters.lower.reductions import pool, reduce_axes, window
+from edgekit.exporters.lower.reductions import pool, reduce_axes
 from edgekit.exporters.lower.selection import calc, iota, kept, scatter, where
 from edgekit.exporters.lower.values import Value, of_view
 from edgekit.exporters.lower.views import row_major
