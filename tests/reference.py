@@ -161,6 +161,29 @@ def run_depthwise(k: spec.Depthwise, x, w, bias, *rest) -> None:
     _result(view(rest[-1], shape, k.output.strides), body(k.post, [y.astype(np.float32), *extras]))
 
 
+FORWARD = {2: np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1.]]),
+           4: np.array([[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0], [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1.]])}
+BACK = {2: np.array([[1, 1, 1, 0], [0, 1, -1, -1.]]),
+        4: np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1.]])}
+
+
+def run_winograd_input(k: spec.WinogradInput, x, out) -> None:
+    size, (down, across) = k.m + 2, k.tiles
+    tiles = view(x, (k.batch, k.channels, down, across, size, size), (*k.x[:2], k.m * k.x[2], k.m, k.x[2], 1)).astype(np.float64)
+    y = np.einsum("ia,ncrtab,jb->ijcnrt", FORWARD[k.m], tiles, FORWARD[k.m])
+    out[:y.size] = y.reshape(-1)
+
+
+def run_winograd_output(k: spec.WinogradOutput, x, bias, *rest) -> None:
+    size, shape = k.m + 2, (k.batch, k.channels, *k.spatial)
+    down, across = (-(-n // k.m) for n in k.spatial)
+    p = x[:size ** 2 * k.channels * k.batch * down * across].reshape(size, size, k.channels, k.batch, down, across).astype(np.float64)
+    y = np.einsum("ai,ijcnrt,bj->ncratb", BACK[k.m], p, BACK[k.m]).reshape(k.batch, k.channels, down * k.m, across * k.m)
+    y = y[:, :, :k.spatial[0], :k.spatial[1]] + bias[:k.channels].reshape(-1, 1, 1)
+    extras = _extras(k.extras, rest[:-1], shape)
+    _result(view(rest[-1], shape, k.output.strides), body(k.post, [y.astype(np.float32), *extras]))
+
+
 def run_matmul(k: spec.MatMul, a, b, *args) -> None:
     av, bv = view(a, (*k.batch, k.m, k.k), k.a.strides), view(b, (*k.batch, k.k, k.n), k.b.strides)
     wide = np.float64 if av.dtype.kind == "f" else av.dtype
@@ -209,7 +232,7 @@ def run_recurrent(k: spec.Recurrent, xp, *args) -> None:
 
 
 RUN = {spec.Map: run_map, spec.Gather: run_gather, spec.Scatter: run_scatter, spec.Reduce: run_reduce, spec.Arg: run_arg, spec.Norm: run_norm, spec.Linear: run_linear,
-       spec.Conv: run_conv, spec.Depthwise: run_depthwise, spec.MatMul: run_matmul, spec.Recurrent: run_recurrent}
+       spec.Conv: run_conv, spec.Depthwise: run_depthwise, spec.WinogradInput: run_winograd_input, spec.WinogradOutput: run_winograd_output, spec.MatMul: run_matmul, spec.Recurrent: run_recurrent}
 
 
 def run_kernel(kernel, *args: np.ndarray) -> None:

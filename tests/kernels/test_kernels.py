@@ -170,6 +170,19 @@ class Draw:
         return k, [self.floats(span(Tensor(F, (*x, 1)), (batch, inputs, *size))), self.floats(channels * prod(kernel)), self.floats(channels),
                    self.floats(channels), np.zeros(span(out, (batch, channels, *spatial)), np.float32)]
 
+    def winograd_input(self):
+        m, batch, channels, tiles = self.r.choice([2, 4]), self.r.choice([1, 2]), self.r.choice([1, 3]), (self.r.choice([1, 3]), self.r.choice([1, 2, 7, 16, 21]))
+        shape = (batch, channels, tiles[0] * m + 2, tiles[1] * m + 2)
+        x = self.padded(shape).strides
+        return spec.WinogradInput(batch, channels, m, tiles, x[:3]), [self.floats(span(Tensor(F, x), shape)), np.zeros((m + 2) ** 2 * channels * batch * prod(tiles), np.float32)]
+
+    def winograd_output(self):
+        m, shape = self.r.choice([2, 4]), (self.r.choice([1, 2]), self.r.choice([1, 3]), self.r.choice([1, 4, 6, 9]), self.r.choice([1, 2, 7, 16, 37]))
+        points = (m + 2) ** 2 * shape[0] * shape[1] * prod(-(-n // m) for n in shape[2:])
+        out, extra = self.padded(shape), rows(shape)
+        k = spec.WinogradOutput(shape[0], shape[1], m, shape[2:], (extra,), (ADD, RELU), out)
+        return k, [self.floats(points), self.floats(shape[1]), self.floats(prod(shape)), np.zeros(span(out, shape), np.float32)]
+
     def recurrent(self):
         cell, hidden, batch, steps = self.r.choice(["LSTM", "GRU", "RNN"]), self.r.choice([8, 16, 20]), self.r.choice([1, 3, 6]), self.r.choice([1, 4])
         gates, v = {"LSTM": 4, "GRU": 3, "RNN": 1}[cell], self.r.choice([4, 8])
@@ -187,7 +200,7 @@ class Draw:
                    np.zeros(k.scratch_floats, np.float32)]
 
 
-KINDS = ("map", "gather", "reduce", "arg", "norm", "matmul", "linear", "conv", "depthwise", "recurrent")
+KINDS = ("map", "gather", "reduce", "arg", "norm", "matmul", "linear", "conv", "depthwise", "winograd_input", "winograd_output", "recurrent")
 MACHINES = {
     "host": targets.load("host"),
     **{level: replace(targets.load("host"), cpu=level, features=(), schedule=targets.schedule_of(level, ()),

@@ -41,6 +41,9 @@ PRODUCTS = {
     "conv depthwise": (node("Conv", "x w", group=6, pads=[1] * 4), {"x": n(1, 6, 8, 8)}, {"w": n(6, 1, 3, 3)}),
     "conv depthwise, stride 2, batch 3": (node("Conv", "x w", group=6, pads=[1] * 4, strides=[2, 2]), {"x": n(3, 6, 9, 8)}, {"w": n(12, 1, 3, 3)}),
     "conv grouped": (node("Conv", "x w", group=2), {"x": n(1, 8, 5, 5)}, {"w": n(6, 4, 3, 3)}),
+    "conv by tiles of 4": (node("Conv", "x w b", pads=[1, 0, 2, 1]), {"x": n(1, 48, 11, 17)}, {"w": n(56, 48, 3, 3), "b": n(56)}),
+    "conv by tiles of 4, batch 2": (node("Conv", "x w", pads=[1] * 4), {"x": n(2, 64, 7, 9)}, {"w": n(64, 64, 3, 3)}),
+    "conv by tiles of 2": (node("Conv", "x w", pads=[1] * 4), {"x": n(1, 64, 7, 9)}, {"w": n(64, 64, 3, 3)}),
     "conv 1-D": (node("Conv", "x w", pads=[2, 0]), {"x": n(1, 4, 20)}, {"w": n(8, 4, 3)}),
     "conv 1-D, batch 2": (node("Conv", "x w", pads=[2, 0], strides=[2]), {"x": n(2, 4, 20)}, {"w": n(8, 4, 3)}),
     "conv 3-D": (node("Conv", "x w", pads=[1, 0, 1, 1, 0, 1], strides=[1, 2, 1]), {"x": n(1, 2, 4, 5, 6)}, {"w": n(4, 2, 2, 3, 3)}),
@@ -165,6 +168,18 @@ def test_what_follows_a_product_is_fused_into_it():
     inputs = {"x": n(1, 4, 6, 6), "z": n(1, 8, 6, 6)}
     plan = check(model(nodes, inputs, ["y"], {"w": n(8, 4, 3, 3), "b": n(8), "k": np.float32(0.5)}), inputs)
     assert plan.entries[0].steps[-1].op == "Conv+Relu+Add+Mul"
+
+
+@pytest.mark.parametrize("inputs, extents, kept, tile", [
+    (64, (14, 14), 1.0, 4), (64, (7, 9), 1.0, 2), (64, (28, 28), 0.5, 4), (64, (28, 28), 0.1, None), (3, (64, 64), 1.0, None), (512, (2, 2), 1.0, None)])
+def test_convolutions_go_by_tiles_where_that_is_cheaper(inputs, extents, kept, tile):
+    w = n(64, inputs, 3, 3)
+    w[:, int(kept * inputs):] = 0  # the same inputs in all groups
+    x = {"x": n(1, inputs, *extents)}
+    plan = check(model([node("Conv", "x w", "c", pads=[1] * 4), node("Relu", "c", "y")], x, ["y"], {"w": w}), x)
+    kernels = [s.kernel for s in plan.entries[0].steps]
+    assert [k.m for k in kernels if hasattr(k, "m")] == ([tile, tile] if tile else [])
+    assert plan.entries[0].steps[-1].op == "Conv+Relu"
 
 
 def test_a_value_with_two_readers_is_computed_once():

@@ -12,11 +12,13 @@ def build(kernel, machine):
         recurrent,
         reduction,
         spec,
+        winograd,
     )
     builders: dict = {
         spec.Map: elementwise.build_map, spec.Gather: elementwise.build_gather,
         spec.Scatter: elementwise.build_scatter, spec.Reduce: reduction.build_reduce, spec.Arg: reduction.build_arg, spec.Norm: reduction.build_norm,
         spec.Conv: convolution.build_conv, spec.Depthwise: depthwise.build_depthwise, spec.Linear: linear.build_linear, spec.MatMul: matmul.build_matmul,
+        spec.WinogradInput: winograd.build_winograd_input, spec.WinogradOutput: winograd.build_winograd_output,
         spec.Recurrent: recurrent.build_recurrent,
     }
     return builders[type(kernel)](kernel, machine)

@@ -158,6 +158,38 @@ class Depthwise:
 
 
 @dataclass(frozen=True)
+class WinogradInput:
+    """B^T d B of overlapping tiles of an image, for 3x3 convolutions by minimal filtering.  args: x, output.
+
+    x: padded images: element strides over (batch, channel, row), columns side by side; rows * m + 2 by columns * m + 2 of
+    them are read, and up to 64 bytes past a row. output: ((m + 2)^2 points, channels, batch * tiles), contiguous.
+    """
+
+    batch: int
+    channels: int
+    m: int                     # outputs of a tile along an axis: 2 or 4
+    tiles: tuple[int, int]     # rows and columns of tiles
+    x: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class WinogradOutput:
+    """A^T p A of the products of such tiles, with bias.  args: x, bias, extras..., output.
+
+    x: ((m + 2)^2 points, channels, batch * tiles), contiguous. bias: (channels,). post: value 0 is the sum with bias;
+    extras and output have strides over (batch, channel, row, column).
+    """
+
+    batch: int
+    channels: int
+    m: int
+    spatial: tuple[int, int]   # output extents
+    extras: tuple[Tensor, ...]
+    post: Body
+    output: Tensor
+
+
+@dataclass(frozen=True)
 class Linear:
     """Position-major group-sparse product: linear layers, projections, batch 1.
 
@@ -280,4 +312,4 @@ class Recurrent:
         return self.batch * self.hidden * (self.gates + self.reset_first)
 
 
-Kernel = Map | Reduce | Arg | Norm | Conv | Depthwise | Linear | MatMul | Gather | Scatter | Recurrent
+Kernel = Map | Reduce | Arg | Norm | Conv | Depthwise | WinogradInput | WinogradOutput | Linear | MatMul | Gather | Scatter | Recurrent

@@ -7,7 +7,7 @@ import numpy as np
 
 from edgekit.exporters.kernels import spec
 from edgekit.exporters.kernels.spec import Tensor
-from edgekit.exporters.lower import depthwise
+from edgekit.exporters.lower import depthwise, winograd
 from edgekit.exporters.lower.builder import Builder, Node
 from edgekit.exporters.lower.movement import frame
 from edgekit.exporters.lower.products import F, floats_only, in_float32, linear, narrowed, rooted, tensors
@@ -122,6 +122,11 @@ def convolve(b: Builder, x: Value, w: np.ndarray, bias, groups: int, stride, dil
         p = packed(b, flat, bias, CHANNEL_MAJOR)
     else:
         p = packed_dense(b, flat, bias, max(d for d in range(1, 9) if fan_out % d == 0))
+    by_tiles = groups == 1 and b.products == F
+    m = winograd.tile(x.shape[1], outputs, n, out, kernel, stride, dilation, 1 - p.sparsity) if by_tiles else None
+    if m is not None:
+        view, _, _ = image(b, x, pads, kernel, stride, dilation, [-(-extent // m) * m for extent in out])
+        return winograd.winograd(b, view, w, bias, m, shape, op)
     x, p = narrowed(b, x, p)
     fan_in, ones = x.shape[1] // groups, (1,) * len(kernel)
     narrow = len(out) > 1 and out[-1] < NARROW and prod(kernel) > 1 and n * prod(out) * flat.shape[1] <= COLUMNS

@@ -68,6 +68,8 @@ def _strided(k: spec.Kernel) -> list[tuple[Tensor, tuple[int, ...]]]:
             return [(t, k.shape) for t in (k.x, k.index, k.output)]
         case spec.Conv():
             return [(t, (k.channels, *k.spatial)) for t in (*k.extras, k.output)]
+        case spec.Depthwise() | spec.WinogradOutput():
+            return [(t, (k.batch, k.channels, *k.spatial)) for t in (*k.extras, k.output)]
         case spec.Linear():
             return [(t, (k.rows, k.outputs)) for t in (*k.extras, k.output)]
         case spec.MatMul():
