@@ -169,7 +169,10 @@ def _lines(code: Code, k: Conv, a: Operands, g, v0, inputs: _Inputs, front: list
     wide = -(-vectors // -(-vectors // wide))  # tiles of about one size: a narrow one at the end costs loads
     whole, others = cut(columns, rows, lanes, wide, most, rows - 1 if code.machine.by_element else 4)
     flat = len(k.spatial) == 1
-    at_once = 1 if whole or len(others) > 1 else max(1, min(most // others[0].registers, lines))
+    at_once = 1
+    if not whole and len(others) == 1:  # beside the sums of several lines, what they share a weight of must fit
+        sums = others[0].registers
+        at_once = max(1, min(most // sums, (most + 4) // (sums + (sums // rows if rows > 1 else 0)), lines))
 
     def tile(row, count: int, column, shape: Shape):
         start = [[*front, row + code.i(n), column] for n in range(count)]

@@ -123,7 +123,7 @@ def convolve(b: Builder, x: Value, w: np.ndarray, bias, groups: int, stride, dil
     else:
         p = packed_dense(b, flat, bias, max(d for d in range(1, 9) if fan_out % d == 0))
     by_tiles = groups == 1 and b.products == F
-    m = winograd.tile(x.shape[1], outputs, n, out, kernel, stride, dilation, 1 - p.sparsity) if by_tiles else None
+    m = winograd.tile(x.shape[1], outputs, n, out, kernel, stride, dilation, p.cost) if by_tiles else None
     if m is not None:
         view, _, _ = image(b, x, pads, kernel, stride, dilation, [-(-extent // m) * m for extent in out])
         return winograd.winograd(b, view, w, bias, m, shape, op)

@@ -23,7 +23,7 @@ class Packed:
     """Operands of a group-sparse product, and its sizes.
 
     order is None where packed row r is output r, starts where all groups read `kept` inputs; else kept is the most that a
-    group could read. weights: multiply-adds of one position.
+    group could read. weights: multiply-adds of one position. cost: an estimate of its time, of that of the dense product.
     """
 
     w: View
@@ -35,6 +35,7 @@ class Packed:
     v: int
     kept: int
     weights: int
+    cost: float
     sparsity: float
     group: int | None
 
@@ -56,7 +57,7 @@ def packed(b: Builder, w: np.ndarray, bias: np.ndarray | None, form: Form) -> Pa
     """w (outputs, inputs) and bias (outputs,) packed: the groups that zeros form, or the best dense ones of the form."""
     groups = find_groups(w, form)
     if groups is not None:
-        return _pack(b, w, bias, groups, sparse=True)
+        return _pack(b, w, bias, groups, form.cost(groups) / w.size)
     outputs = w.shape[0]
     small = outputs < min(form.dense) and form is CHANNEL_MAJOR
     return packed_dense(b, w, bias, outputs if small else best(form.dense, outputs))
@@ -64,12 +65,12 @@ def packed(b: Builder, w: np.ndarray, bias: np.ndarray | None, form: Form) -> Pa
 
 def packed_dense(b: Builder, w: np.ndarray, bias: np.ndarray | None, v: int) -> Packed:
     """Dense groups of v rows."""
-    return _pack(b, w, bias, dense_groups(w.shape[0], w.shape[1], v), sparse=False)
+    return _pack(b, w, bias, dense_groups(w.shape[0], w.shape[1], v), None)
 
 
-def _pack(b: Builder, w: np.ndarray, bias: np.ndarray | None, groups: Groups, *, sparse: bool) -> Packed:
-    """A row of padding repeats the first row of its group, which then needs no guard when outputs are stored."""
-    outputs, inputs = w.shape
+def _pack(b: Builder, w: np.ndarray, bias: np.ndarray | None, groups: Groups, cost: float | None) -> Packed:
+    """cost: of groups that zeros form, None of dense ones. A row of padding repeats the first row of its group, which then needs no guard when outputs are stored."""
+    (outputs, inputs), sparse = w.shape, cost is not None
     weights, rows = pack(w, groups), groups.order.reshape(groups.count, groups.v).copy()
     for g in np.flatnonzero((rows < 0).any(1)):
         padding = rows[g] < 0
@@ -83,5 +84,5 @@ def _pack(b: Builder, w: np.ndarray, bias: np.ndarray | None, groups: Groups, *,
     index = b.constant(groups.index.astype(np.uint16 if inputs <= 65535 else np.int32)) if sparse else None
     return Packed(b.constant(np.ascontiguousarray(weights, np.float32)), b.constant(bias[order].astype(np.float32)), index,
                   None if groups.equal else b.constant(groups.starts), None if identity else b.constant(order.astype(np.int32)),
-                  groups.count, groups.v, groups.kept if groups.equal else inputs, groups.weights,
+                  groups.count, groups.v, groups.kept if groups.equal else inputs, groups.weights, 1.0 if cost is None else cost,
                   1 - groups.weights / w.size if sparse else 0.0, groups.v if sparse else None)

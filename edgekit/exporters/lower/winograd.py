@@ -18,8 +18,9 @@ TRANSFORM = 12   # multiply-adds that an element of the transforms costs as much
 GAIN = 0.8       # of the direct product, at most: the estimate is rough
 
 
-def tile(inputs: int, outputs: int, batch: int, out, kernel, stride, dilation, kept: float) -> int | None:
-    """m of the tiles that make a convolution cheapest, None where the direct product is: it takes the share `kept` of its weights."""
+def tile(inputs: int, outputs: int, batch: int, out, kernel, stride, dilation, direct: float) -> int | None:
+    """m of the tiles that make a convolution cheapest, None where the direct product is, which takes the share `direct` of
+    the time of a dense one."""
     if tuple(kernel) != (3, 3) or max(*stride, *dilation) > 1 or max(out) > 1024:
         return None
 
@@ -28,7 +29,7 @@ def tile(inputs: int, outputs: int, batch: int, out, kernel, stride, dilation, k
         tiles = batch * -(-out[0] // m) * -(-out[1] // m)
         return (m + 2) ** 2 * (max(tiles, FEWEST) + TRANSFORM * tiles * (1 / inputs + 1 / outputs))
     best = min(FILTERS, key=cost)
-    return best if cost(best) < GAIN * kept * 9 * batch * out[0] * out[1] else None
+    return best if cost(best) < GAIN * direct * 9 * batch * out[0] * out[1] else None
 
 
 def winograd(b: Builder, image: View, w: np.ndarray, bias, m: int, shape, op: str) -> Value:
