@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="vectors.c uses 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory):
     """Both networks for three targets, half of their weights pruned."""
-    pytest.importorskip("tvm", reason="needs the [export] extra")
+    pytest.importorskip("ziglang", reason="needs the [export] extra")
     folder = tmp_path_factory.mktemp("bundles")
     for name in MODELS:
         ek.export(DEMO / f"{name}.onnx", targets=["host", "arm64", "wasm"], sparsity=0.5, name=name,

@@ -84,5 +84,5 @@ def either(request) -> Path:
 
 
 def _needs_compilers() -> None:
-    for package in ("ziglang", "tvm"):
-        pytest.importorskip(package, reason="needs the [export] extra to make its bundle")
+    """TVM is not imported: it takes over SIGSEGV, which an engine for WebAssembly that has started needs for its traps."""
+    pytest.importorskip("ziglang", reason="needs the [export] extra to make its bundle")

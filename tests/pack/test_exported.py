@@ -19,7 +19,7 @@ def run(*command: object, cwd: Path) -> str:
 
 @pytest.mark.parametrize("name", ["forecaster", "policy"])
 def test_selftests(name, tmp_path):
-    pytest.importorskip("tvm", reason="needs the [export] extra")
+    pytest.importorskip("ziglang", reason="needs the [export] extra")
     ek.export(Path(ek.__file__).parent / "demo" / f"{name}.onnx", targets=["host", "wasm"], sparsity=0.5, output=tmp_path / "m.ekb").close()
     ran = 0
     for form in ("cmake", "ros2") if shutil.which("cmake") and shutil.which("g++") else ():
