@@ -1,6 +1,7 @@
 """Files of the race: every network as ONNX, as edgekit's bundles and in each peer's own form, made once in a work folder.
 
-A bundle's name holds a digest of edgekit's sources and a peer's file the peer's version, so nothing stale is measured.
+A bundle's name holds a digest of edgekit's sources, a peer's file the peer's version, a network's folder a digest of
+what it is built from: nothing stale is measured.
 What a peer's converter refuses, and why, is kept beside the others.
 """
 import hashlib
@@ -51,7 +52,8 @@ class Workshop:
     """Makes and finds the files of one network. folder: everything of it. small: arguments of its function."""
 
     def __init__(self, folder: Path, name: str, trained: Path | None = None, **small):
-        self.name, self.folder, self.trained, self.small = name, folder / name, trained, small
+        origin = hashlib.sha256((trained or Path(__file__).with_name("networks.py")).read_bytes()).hexdigest()[:8]
+        self.name, self.folder, self.trained, self.small = name, folder / f"{name}-{origin}", trained, small
         self.folder.mkdir(parents=True, exist_ok=True)
         self.onnx, self.inputs = self.folder / "model.onnx", self.folder / "inputs.npz"
         if not self.inputs.exists():

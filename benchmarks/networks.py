@@ -204,24 +204,26 @@ def lstm_step(series: int = 7, width: int = 128, horizon: int = 24) -> Network:
 
 
 class _Cached(nn.Module):
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, outputs: int):
         super().__init__()
         self.attention = _Attention(width, heads)
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.head = nn.Linear(width, outputs)
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         a, y = self.attention, self.norm1(x)
         keys = torch.cat([keys[:, :, 1:], a.split(a.k(y))], 2)
         values = torch.cat([values[:, :, 1:], a.split(a.v(y))], 2)
         x = x + a.attend(a.split(a.q(y)), keys, values)
-        return x + self.mlp(self.norm2(x)), keys, values
+        x = x + self.mlp(self.norm2(x))
+        return self.head(self.norm3(x)), keys, values
 
 
-def transformer_step(width: int = 512, heads: int = 8, past: int = 128) -> Network:
-    """One token through a causal block whose cache holds the last `past` keys and values, handed in and out."""
+def transformer_step(width: int = 512, heads: int = 8, past: int = 128, outputs: int = 64) -> Network:
+    """One token through a causal block and a head; the cache holds the last `past` keys and values, handed in and out."""
     cache = (1, heads, past, width // heads)
-    return Network(seeded(_Cached(width, heads)), {"x": (1, 1, width), "keys": cache, "values": cache},
+    return Network(seeded(_Cached(width, heads, outputs)), {"x": (1, 1, width), "keys": cache, "values": cache},
                    ("y", "keys_next", "values_next"))
 
 

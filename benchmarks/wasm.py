@@ -81,14 +81,18 @@ def run(shop: Workshop, engine: str, levels: Sequence[Level], rounds: int, say: 
     """Loads all, checks all, warms all up, races all."""
     rows = entries(shop, engine, levels, say)
     with ExitStack() as stack:
-        started = []
+        started: list[Contestant] = []
         for row in (r for r in rows if not r.why):
             try:
-                worker = _worker(engine, row.runtime, shop.folder)
-                stack.callback(worker.close)
+                if engine == "chromium" and started:
+                    worker = started[0].worker
+                else:
+                    worker = _worker(engine, row.runtime, shop.folder)
+                    stack.callback(worker.close)
                 _load(shop, row, worker)
-                worker.ask(do="time", calls=max(20, min(2000, round(WARM / max(row.cold_ms / 1e3, 1e-5)))))
-                started.append(Contestant(row.label, worker))
+                contestant = Contestant(row.label, worker)
+                contestant.turn(round(WARM / max(contestant.turn(10), 1e-6)) + 1)
+                started.append(contestant)
             except Failed as e:
                 row.why = str(e)
         say(f"{shop.name}: racing {len(started)} in {engine}")
@@ -112,7 +116,7 @@ def _worker(engine: str, runtime: str, work: Path) -> Worker:
         raise Failed("node is not installed")
     if engine == "node":
         return Worker([node, "--experimental-wasm-relaxed-simd", "node.mjs", runtime], WEB)
-    return Worker([node, "chromium.mjs", runtime, str(work)], WEB)
+    return Worker([node, "chromium.mjs", str(work)], WEB)
 
 
 def _load(shop: Workshop, row: Row, worker: Worker) -> None:
@@ -121,12 +125,12 @@ def _load(shop: Workshop, row: Row, worker: Worker) -> None:
         return path.resolve().as_uri() if row.engine == "node" else f"/work/{path.relative_to(shop.folder).as_posix()}"
     with np.load(shop.inputs) as inputs:
         described = [{"name": k, "shape": list(inputs[k].shape), "file": url(_raw(shop, k, inputs[k]))} for k in inputs]
-    answer = worker.ask(do="load", model=url(row.file), inputs=described)
+    answer = worker.ask(do="load", name=row.label, runtime=row.runtime, model=url(row.file), inputs=described)
     row.engine_version = answer["engine"]
     row.load_ms, row.cold_ms = 1e3 * answer["seconds"], 1e3 * answer["first"]
     if row.engine == "chromium":
         row.page_ms, row.code = 1e3 * answer["page"], answer["code"]
-    found = worker.ask(do="run")["outputs"]
+    found = worker.ask(do="run", name=row.label)["outputs"]
     arrays = {name: np.frombuffer(base64.b64decode(text), np.float32) for name, text in zip(shop.outputs, found, strict=True)}
     with tempfile.TemporaryDirectory() as folder:
         np.savez(Path(folder) / "outputs.npz", **arrays)

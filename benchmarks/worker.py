@@ -117,7 +117,7 @@ def ncnn(model: str, inputs: Arrays, names: list[str]) -> Model:
 
     def outputs() -> list[np.ndarray]:
         if any(status for status, _ in found):
-            raise RuntimeError("ncnn does not run it")
+            raise RuntimeError("ncnn does not run it; its tensors have no batch axis")
         return [np.array(mat) for _, mat in found]
     return Model(call, outputs)
 

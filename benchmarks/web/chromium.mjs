@@ -1,18 +1,18 @@
-// `node chromium.mjs RUNTIME WORK`: a worker in headless Chromium, JSON lines on stdin and stdout. WORK is served at /work/.
-import { readFile, mkdtemp, rm } from "node:fs/promises";
+// `node chromium.mjs WORK`: workers in headless Chromium, JSON lines on stdin and stdout. WORK is served at /work/.
+// One browser, and a page with a profile of its own for each `name`: idle browsers disturb more than idle pages.
+import { readFile } from "node:fs/promises";
 import { createServer } from "node:http";
-import { tmpdir } from "node:os";
 import { join, normalize, resolve } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
 
-const [runtime, work] = process.argv.slice(2);
+const [work] = process.argv.slice(2);
 const here = fileURLToPath(new URL(".", import.meta.url));
 const roots = { work: resolve(work), web: here };
 const types = { mjs: "text/javascript", js: "text/javascript", html: "text/html", wasm: "application/wasm", json: "application/json" };
 
-let code = 0; // bytes of scripts and modules that the runtime made the page load
+let code = 0; // bytes of scripts and modules that were loaded
 const files = createServer(async (request, response) => {
   const [, root, ...rest] = normalize(decodeURIComponent(new URL(request.url, "http://x").pathname)).split("/");
   try {
@@ -26,27 +26,34 @@ const files = createServer(async (request, response) => {
   }
 });
 await new Promise((done) => files.listen(0, "127.0.0.1", done));
-const profile = await mkdtemp(join(tmpdir(), "edgekit-chromium-"));
-const browser = await chromium.launchPersistentContext(profile, {
+const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", headless: true,
   args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync"],
+    "--disable-component-update", "--disable-sync", "--disable-renderer-backgrounding", "--disable-backgrounding-occluded-windows"],
 });
-const page = await browser.newPage();
+const engine = `Chromium ${browser.version()}`;
+const pages = new Map();
+
+async function answer({ name, runtime, ...request }) {
+  if (request.do !== "load") return pages.get(name).evaluate((r) => window.answer(r), request);
+  const page = await (await browser.newContext()).newPage();
+  pages.set(name, page);
+  const before = code;
+  await page.goto(`http://127.0.0.1:${files.address().port}/web/page.html?${runtime}`);
+  const found = await page.evaluate((r) => window.answer(r), request);
+  return { ...found, engine, code: code - before };
+}
+
 const say = (value) => process.stdout.write(`${JSON.stringify(value)}\n`);
 try {
-  await page.goto(`http://127.0.0.1:${files.address().port}/web/page.html?${runtime}`);
   for await (const line of createInterface({ input: process.stdin })) {
-    const request = JSON.parse(line);
     try {
-      const answer = await page.evaluate((r) => window.answer(r), request);
-      say({ ...answer, code, engine: /Chrome\/[\d.]+/.exec(await page.evaluate(() => navigator.userAgent))[0] });
+      say(await answer(JSON.parse(line)));
     } catch (error) {
       say({ error: String(error?.message ?? error).slice(0, 500) });
     }
   }
 } finally {
   await browser.close();
-  await rm(profile, { recursive: true, force: true });
   files.close();
 }

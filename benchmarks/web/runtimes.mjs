@@ -71,7 +71,7 @@ async function tfjs(env, model, inputs) {
   };
 }
 
-const BLOCK_MS = 2;
+const BLOCK_MS = 5;
 const runtimes = { edgekit, onnxruntime, litert, tfjs };
 
 /** Answers { do: "load" | "run" | "time", ... } as worker.py does; outputs are base64 of float32. */
