@@ -34,18 +34,25 @@ const browser = await chromium.launch({
 const engine = `Chromium ${browser.version()}`;
 const pages = new Map();
 
+async function open(runtime) {
+  const page = await (await browser.newContext()).newPage();
+  await page.goto(`http://127.0.0.1:${files.address().port}/web/page.html?${runtime}`);
+  return page;
+}
+
 async function answer({ name, runtime, ...request }) {
   if (request.do !== "load") return pages.get(name).evaluate((r) => window.answer(r), request);
-  const page = await (await browser.newContext()).newPage();
-  pages.set(name, page);
+  await pages.get(name)?.context().close();
   const before = code;
-  await page.goto(`http://127.0.0.1:${files.address().port}/web/page.html?${runtime}`);
+  const page = await open(runtime);
+  pages.set(name, page);
   const found = await page.evaluate((r) => window.answer(r), request);
   return { ...found, engine, code: code - before };
 }
 
 const say = (value) => process.stdout.write(`${JSON.stringify(value)}\n`);
 try {
+  await (await open("")).context().close(); // the browser's own start is nobody's
   for await (const line of createInterface({ input: process.stdin })) {
     try {
       say(await answer(JSON.parse(line)));
