@@ -132,8 +132,8 @@ class _Inputs:
         return table
 
     def each(self, visit, times: int) -> None:
-        """visit(address of the first weight of the group for one input, offset of the input), `times` or more in each turn
-        of the loop over a list."""
+        """visit(address of the first weight of the group for one input, offset of the input), `times` in each turn of the
+        loop over a list."""
         code, k = self.code, self.k
 
         def weights(p):
@@ -146,7 +146,7 @@ class _Inputs:
                 at = self.lists.input(code, self.start, p) * self.pitch
             visit(weights(p), at)
         if k.index or prod(k.kernel) == 1:
-            code.unrolled(self.length, max(code.machine.conv.unroll, times), numbered)
+            code.unrolled(self.length, times, numbered)
             return
 
         def taps(axis: int, p, at):
@@ -183,7 +183,9 @@ def _lines(code: Code, k: Conv, a: Operands, g, v0, inputs: _Inputs, front: list
         chains = max(1, min(CHAINS // (shape.registers * count), k.kept // 8))
         zero = [Sums(code, shape, count, lambda j, lanes, stride: code.constant(0.0, k.dtype, lanes)) for _ in range(chains - 1)]
         turns = cycle([sums, *zero])
-        inputs.each(lambda w_at, x_at: next(turns).add(a.w, code.let(w_at + v0), images, code.let(x_at)), chains)
+        full = shape.registers * count > code.machine.accumulators  # a longer turn would push sums out of their registers
+        times = max(chains, code.machine.conv.unroll // (1 + full))
+        inputs.each(lambda w_at, x_at: next(turns).add(a.w, code.let(w_at + v0), images, code.let(x_at)), times)
         for other in zero:
             sums.join(other)
         for n in range(count):

@@ -85,6 +85,9 @@ class Code:
         at = self.i(index) + self.i(self._skew)
         if lanes == 1 or stride == 0:
             return broadcast(tirx.BufferLoad(buffer, [at]), lanes)
+        if stride == 2:  # every other lane of two vectors: LLVM would load lane by lane
+            halves = [tirx.BufferLoad(buffer, [tirx.Ramp(at + self.i(first), self.i(1), lanes)]) for first in (0, lanes)]
+            return tirx.Shuffle(halves, [const(2 * k, "int32") for k in range(lanes)])
         return tirx.BufferLoad(buffer, [tirx.Ramp(at, self.i(stride), lanes)])
 
     def store(self, buffer, value, index, lanes: int = 1, stride: int = 1) -> None:

@@ -48,7 +48,7 @@ class ConvSchedule:
     @classmethod
     def default(cls, accumulators: int, by_element: bool) -> Self:
         rows = 8 if accumulators >= 16 else 4
-        return cls(rows, accumulators // rows, 4 if by_element else 1, 6144, 65536)
+        return cls(rows, accumulators // rows, 8 if by_element else 1, 6144, 65536)
 
     @classmethod
     def candidates(cls, accumulators: int) -> Iterator[Self]:
