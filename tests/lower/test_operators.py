@@ -182,6 +182,51 @@ def test_convolutions_go_by_tiles_where_that_is_cheaper(inputs, extents, kept, t
     assert plan.entries[0].steps[-1].op == "Conv+Relu"
 
 
+def in_groups(outputs, inputs, v, kept):
+    """Weights (inputs, outputs) as pruning leaves them: groups of v outputs, scattered, read the same `kept` inputs."""
+    w, rows = n(outputs, inputs), RNG.permutation(outputs)
+    for g in range(0, outputs, v):
+        w[np.ix_(rows[g:g + v], RNG.permutation(inputs)[kept:])] = 0
+    return w.T.copy()
+
+
+@pytest.mark.parametrize("second", ["sparse", "dense"])
+def test_a_sparse_layer_leaves_its_outputs_in_its_own_order_for_the_next(second):
+    w2 = in_groups(16, 27, 8, 8) if second == "sparse" else n(27, 16)
+    m = model([node("MatMul", "x w1", "a"), node("Add", "b1 a", "b"), node("Tanh", "b", "c"), node("Mul", "c s", "d"), node("MatMul", "d w2", "e"),
+               node("Add", "e b2", "f"), node("Add", "f z", "y")],
+              {"x": n(5, 40), "z": n(5, 16)}, ["y"], {"w1": in_groups(27, 40, 8, 12), "b1": n(27), "s": n(1, 27), "w2": w2, "b2": n(16)})
+    one, two = (s.kernel for s in check(m, {"x": n(5, 40), "z": n(5, 16)}).entries[0].steps)
+    assert not one.order and one.index and two.inputs == one.groups * one.v > 27  # some are padding
+    assert len(one.extras) == len(two.extras) == 1  # a constant row that is added is a bias
+    assert two.order == (second == "sparse")
+
+
+def test_a_sparse_layer_with_another_reader_puts_its_outputs_in_order():
+    m = model([node("MatMul", "x w1", "a"), node("MatMul", "a w2", "y")], {"x": n(5, 40)}, ["y", "a"],
+              {"w1": in_groups(20, 40, 8, 12), "w2": n(20, 16)})
+    assert check(m, {"x": n(5, 40)}).entries[0].steps[0].kernel.order
+
+
+@pytest.mark.parametrize("batch, kept, sparse", [(5, 40, True), (5, 60, False), (1, 60, True)])
+def test_a_layer_is_sparse_where_that_is_faster(batch, kept, sparse):
+    m = model([node("MatMul", "x w", "y")], {"x": n(batch, 64)}, ["y"], {"w": in_groups(32, 64, 16, kept)})
+    assert bool(check(m, {"x": n(batch, 64)}).entries[0].steps[0].kernel.index) == sparse
+
+
+def test_a_bias_that_is_used_again_is_not_folded():
+    m = model([node("MatMul", "x w", "a"), node("Add", "a b", "c"), node("Mul", "c b", "d"), node("Add", "d a2", "y")],
+              {"x": n(3, 9), "a2": n(3, 33)}, ["y"], {"w": n(9, 33), "b": n(33)})
+    step, = check(m, {"x": n(3, 9), "a2": n(3, 33)}).entries[0].steps
+    assert len(step.kernel.extras) == 2
+
+
+def test_keys_of_few_rows_are_read_as_they_lie():
+    m = model([node("Transpose", "k", "t", perm=[0, 1, 3, 2]), node("MatMul", "q t", "y")], {"q": n(1, 2, 1, 20), "k": n(1, 2, 9, 20)}, ["y"])
+    step, = check(m, {"q": n(1, 2, 1, 20), "k": n(1, 2, 9, 20)}).entries[0].steps
+    assert step.kernel.b.strides[-2:] == (1, 20)
+
+
 def test_a_value_with_two_readers_is_computed_once():
     nodes = [node("Gemm", "x w", "g"), node("Tanh", "g", "t"), node("Add", "t g", "y"), node("Sigmoid", "t", "z")]
     inputs = {"x": n(2, 8)}

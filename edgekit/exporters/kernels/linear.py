@@ -106,10 +106,10 @@ def _tree(values: list):
     return values[0]
 
 
-def columns_of(code: Code, m: Matrix, g, first) -> list:
-    """The output of each lane of a vector of sums."""
+def columns_of(code: Code, m: Matrix, g, first):
+    """columns(lane): the output of each lane of a vector of sums."""
     at = code.let(g * code.i(m.v) + first)
-    return [code.let(code.i(code.load(m.order, at + code.i(j)))) for j in range(m.lanes)]
+    return lambda lane: code.let(code.i(code.load(m.order, at + lane)))
 
 
 def build_linear(k: Linear, machine: Machine):
@@ -142,7 +142,7 @@ def build_linear(k: Linear, machine: Machine):
             return
         columns, results = columns_of(code, m, g, first), []
         for r, value in enumerate(values):
-            inputs = [value, *(read_at(code, b, t, row + code.i(r), columns) for b, t in zip(extras, k.extras, strict=True))]
+            inputs = [value, *(read_at(code, b, t, row + code.i(r), columns, m.lanes) for b, t in zip(extras, k.extras, strict=True))]
             results.append(evaluate(code, k.post, inputs, m.lanes))
         write_at(code, out, k.output, results, row, columns)
 

@@ -13,7 +13,7 @@ from edgekit.exporters.lower.movement import frame
 from edgekit.exporters.lower.products import F, floats_only, in_float32, linear, narrowed, rooted, tensors
 from edgekit.exporters.lower.values import Value, of_view
 from edgekit.exporters.lower.views import View, row_major
-from edgekit.exporters.lower.weights import CHANNEL_MAJOR, POSITION_MAJOR, packed, packed_dense
+from edgekit.exporters.lower.weights import CHANNEL_MAJOR, packed, packed_dense
 
 NARROW = 16          # rows of fewer positions waste vectors: such an image is copied so that its positions are one row
 READ_BY = 64         # where on average so many outputs read each input, which pays for the copy
@@ -113,8 +113,7 @@ def convolve(b: Builder, x: Value, w: np.ndarray, bias, groups: int, stride, dil
     kernel = w.shape[2:]
     flat = np.ascontiguousarray(w.reshape(outputs, -1), np.float32)
     if groups == 1 and prod(out) == 1 and tuple(x.shape[2:]) == kernel and not any(map(any, pads)):
-        p = packed(b, flat, bias, POSITION_MAJOR)
-        return linear(b, b.reshaped(x, (n, flat.shape[1])), p, outputs, shape, op, flat.shape[1])
+        return linear(b, b.reshaped(x, (n, flat.shape[1])), flat, bias, shape, op)
     fan_out = outputs // groups
     if groups == x.shape[1] and depthwise.fits(kernel, stride, dilation):
         return depthwise.depthwise(b, x, flat, bias, kernel, stride, dilation, pads, shape, op)

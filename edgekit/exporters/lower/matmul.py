@@ -9,7 +9,7 @@ from edgekit.exporters.lower.builder import Builder, Node
 from edgekit.exporters.lower.products import F, in_float32, linear, narrowed, rooted, tensors
 from edgekit.exporters.lower.values import Product, Value, constant
 from edgekit.exporters.lower.views import View
-from edgekit.exporters.lower.weights import CHANNEL_MAJOR, POSITION_MAJOR, packed
+from edgekit.exporters.lower.weights import CHANNEL_MAJOR, packed
 
 FEW = 4  # rows for which a transposed operand is read as it lies
 
@@ -30,8 +30,7 @@ def gemm(b: Builder, node: Node) -> None:
         w = w if node.attrs.get("transB", 0) else w.T
         if c is not None and c.size in (1, shape[1]) and (c.ndim < 2 or c.shape[0] == 1):
             bias = np.broadcast_to(c.reshape(-1) * np.float32(beta), (shape[1],)).astype(np.float32)
-        p = packed(b, np.ascontiguousarray(w, np.float32) * np.float32(alpha), bias, POSITION_MAJOR)
-        y = linear(b, x, p, shape[1], shape, "Gemm", w.shape[1])
+        y = linear(b, x, w * np.float32(alpha), bias, shape, "Gemm")
     else:
         other = b.value(w_name)
         if node.attrs.get("transB", 0):
@@ -56,8 +55,7 @@ def matmul(b: Builder, node: Node) -> None:
     if b.dtype(a_name) != F:
         return b.set(node.output(0), _product(b, node, b.value(a_name), b.value(w_name), shape))
     if w is not None and w.ndim == 2 and len(b.shape(a_name)) >= 2:
-        p = packed(b, np.ascontiguousarray(w.T, np.float32), None, POSITION_MAJOR)
-        return b.set(node.output(0), linear(b, b.value(a_name), p, w.shape[1], shape, "MatMul", w.shape[0]))
+        return b.set(node.output(0), linear(b, b.value(a_name), w.T, None, shape, "MatMul"))
     if a is not None and a.ndim == 2 and len(b.shape(w_name)) >= 2 and b.shape(w_name)[-1] > 1:
         return b.set(node.output(0), _left_constant(b, node, a, b.value(w_name), shape))
     b.set(node.output(0), _any_matmul(b, b.value(a_name), b.value(w_name), shape))

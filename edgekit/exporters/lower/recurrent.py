@@ -68,7 +68,7 @@ def recurrent(b: Builder, node: Node) -> None:
     x = b.value(node.input(0))
     if batch_first:
         x = b.transposed(x, (1, 0, 2))
-    steps, batch, inputs = x.shape
+    steps, batch, _ = x.shape
     x = of_view(b.memory(x))
 
     order = (2, 0, 1, 3) if batch_first else (0, 1, 2, 3)  # of (steps, directions, batch, hidden), as Y lies in memory
@@ -95,8 +95,7 @@ def recurrent(b: Builder, node: Node) -> None:
         else:
             wb += rb
             rb[:] = 0
-        p = packed(b, np.ascontiguousarray(w[d], np.float32), wb, POSITION_MAJOR)
-        xp = b.memory(linear(b, x, p, gates * hidden, (steps, batch, gates * hidden), node.op, inputs))
+        xp = b.memory(linear(b, x, w[d], wb, (steps, batch, gates * hidden), node.op))
         q = packed(b, np.ascontiguousarray(r[d], np.float32), rb, POSITION_MAJOR)
         yd = y_by_step.slice(1, d, 1)
         kernel = spec.Recurrent(

@@ -4,7 +4,9 @@ Elementwise operators only extend the body; slices, transposes and broadcasts mo
 when somebody needs the numbers in memory. That is all there is to fusion.
 """
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from edgekit.exporters.kernels.spec import Body, Op
 from edgekit.exporters.lower.views import View
@@ -18,11 +20,13 @@ class Product:
     """A kernel whose sums a fused body may finish, value 0 of the body being the sum.
 
     reshape: from the value's axes to those of the kernel, for extras and output. emit(post, extras, output, ops): its step.
+    packed: the same product with its last axis in the order of packed rows, and the place on that axis that each comes from.
     """
 
     emit: Callable[[Body, tuple[View, ...], View, str], None]
     reshape: Callable[[View], View | None]
     dtype: str = "float32"
+    packed: "tuple[Product, np.ndarray] | None" = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
