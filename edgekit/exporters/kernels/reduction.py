@@ -5,10 +5,12 @@ from tvm import tirx
 
 from edgekit.exporters.kernels.body import evaluate, lanes_for, read, write
 from edgekit.exporters.kernels.elementwise import nest
-from edgekit.exporters.kernels.loops import Code, Machine, broadcast, const
+from edgekit.exporters.kernels.loops import Code, Machine, broadcast, const, shuffle
 from edgekit.exporters.kernels.scalar import apply
 from edgekit.exporters.kernels.spec import Arg, Norm, Reduce, Tensor
 
+CHAINS = 4   # independent sums of a long row: they hide the latency of an addition
+SHORTEST = 7  # elements of a row that LLVM does better than vectors and a sum of their lanes
 COMBINE = {"sum": "add", "prod": "mul", "max": "max", "min": "min"}
 
 
@@ -23,29 +25,40 @@ def identity(op: str, dtype: str):
 
 
 def fold(code: Code, op: str, dtype: str, extents: tuple[int, ...], value, lanes: int):
-    """op over `extents` of value(position, lanes), vectors along the last extent; a scalar."""
+    """op over `extents` of value(position, lanes), vectors along the last extent; a scalar. value is called once an element."""
     n = extents[-1]
-    combine = COMBINE[op]
-    total = code.register(dtype, 1, identity(op, dtype))
-    wide = lanes if n >= lanes else 1
-    acc = code.register(dtype, wide, broadcast(identity(op, dtype), wide)) if wide > 1 else total
+    wide = lanes_for(code, n) if lanes > 1 and n > SHORTEST else 1
+    chains = max(1, min(CHAINS, n // wide)) if wide > 1 else 1
+    rest = n % (chains * wide)
 
-    def visit(position, width):
-        target = acc if width == wide else total
-        target.set(apply(combine, [target.value, value(position, width)], dtype, (), width, code.let))
+    def combined(a, b, width: int):
+        return code.let(apply(COMBINE[op], [a, b], dtype, (), width, code.let))
+    sums = {wide: [code.register(dtype, wide, broadcast(identity(op, dtype), wide)) for _ in range(chains)]}
+    sums |= {w: [code.register(dtype, w, broadcast(identity(op, dtype), w))] for w in _powers(wide // 2)}
+
+    def add(held, position, width: int) -> None:
+        held.set(combined(held.value, value(position, width), width))
     with ExitStack() as stack:
         outer = [stack.enter_context(code.loop(e)) for e in extents[:-1]]
-        with code.loop(n // wide) as i:
-            visit([*outer, i * code.i(wide)], wide)
-        if n % wide:
-            with code.loop(n % wide, n - n % wide) as i:
-                visit([*outer, i], 1)
-    if wide > 1:
-        lanes_array = code.array(wide, dtype)
-        code.local_store(lanes_array, acc.value, 0, wide)
-        for j in range(wide):
-            total.set(apply(combine, [total.value, code.local_load(lanes_array, j)], dtype, (), 1, code.let))
-    return code.let(total.value)
+        with code.loop(n // (chains * wide)) as i:
+            for k, held in enumerate(sums[wide]):
+                add(held, [*outer, i * code.i(chains * wide) + code.i(k * wide)], wide)
+        at = n - rest
+        for width in (*[wide] * (rest // wide), *(w for w in _powers(wide // 2) if rest % wide & w)):
+            add(sums[width][0], [*outer, code.i(at)], width)
+            at += width
+    total = sums[wide][0].value
+    for held in sums[wide][1:]:
+        total = combined(total, held.value, wide)
+    for width in _powers(wide // 2):  # the halves onto each other
+        low, high = (code.let(shuffle([total], range(k, k + width))) for k in (0, width))
+        total = combined(combined(low, high, width), sums[width][0].value, width)
+    return code.let(total)
+
+
+def _powers(n: int) -> list[int]:
+    """n, a power of two, and those below; none of 0."""
+    return [n >> k for k in range(n.bit_length())]
 
 
 def build_reduce(k: Reduce, machine: Machine):
@@ -74,6 +87,7 @@ def build_reduce(k: Reduce, machine: Machine):
     def one_lane_a_result(position, lanes):
         """Neighbouring results in neighbouring lanes."""
         acc = code.register(dtype, lanes, broadcast(identity(k.op, dtype), lanes))
+
         with ExitStack() as stack:
             r = [stack.enter_context(code.loop(e)) for e in inner]
             value = pre([*position, *r], lanes, k.outer - 1) if lanes > 1 else pre([*position, *r], 1)
@@ -139,14 +153,20 @@ def build_norm(k: Norm, machine: Machine):
             return apply(op, [value], dtype, attrs, width, code.let)
         if k.kind in ("softmax", "logsoftmax"):
             top = total("max", element)
-            shifted = lambda r, w: element(r, w) - broadcast(top, w)
-            sums = total("sum", lambda r, w: unary("exp", shifted(r, w), w))
+            keeps = k.kind == "softmax" and k.output.dtype == dtype  # exponentials wait in the output for their sum
+
+            def power(r, w):
+                e = code.let(unary("exp", element(r, w) - broadcast(top, w), w))
+                if keeps:
+                    write(code, out, k.output, e, [*position, *r], w)
+                return e
+            sums = total("sum", power)
             if k.kind == "softmax":
                 scale = code.let(const(1.0, dtype) / sums)
-                value = lambda r, w: unary("exp", shifted(r, w), w) * broadcast(scale, w)
+                value = lambda r, w: (read(code, out, k.output, [*position, *r], w) if keeps else power(r, w)) * broadcast(scale, w)
             else:
                 log = code.let(unary("log", sums, 1))
-                value = lambda r, w: shifted(r, w) - broadcast(log, w)
+                value = lambda r, w: element(r, w) - broadcast(top, w) - broadcast(log, w)
         else:
             mean = code.let(total("sum", element) / const(size, dtype)) if k.kind == "layernorm" else const(0.0, dtype)
             centred = lambda r, w: element(r, w) - broadcast(mean, w)

@@ -124,14 +124,6 @@ def max_pool(b: Builder, node: Node) -> None:
 def max_unpool(b: Builder, node: Node) -> None:
     """Each value to where its index points, zeros elsewhere."""
     x, index, shape = b.value(node.input(0)), b.value(node.input(1)), b.shape(node.output(0))
-    kernel, stride, _, pads = _geometry(node, x.shape[2:])
-    full = (*x.shape[:2], *((n - 1) * s + k - sum(p) for n, s, k, p in zip(x.shape[2:], stride, kernel, pads, strict=True)))
-    small = b.fresh(x.dtype, full)  # indices count in the shape without `output_shape`
-    b.fill(small, 0.0)
-    flat = replace(small, shape=(prod(full),), strides=(1,))
-    scatter(b, b.reshaped(x, (prod(x.shape),)), b.reshaped(index, (prod(x.shape),)), 0, flat, "set")
-    if full == shape:
-        return b.set(node.output(0), of_view(small))
     out = b.fresh(x.dtype, shape)
     b.fill(out, 0.0)
     flat = replace(out, shape=(prod(shape),), strides=(1,))
