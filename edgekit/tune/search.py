@@ -25,7 +25,8 @@ Tell = Callable[[str], None]
 @dataclass(frozen=True)
 class Found:
     """What was found for a kind on a processor. scores: cost relative to the default, geometric mean over the cases, of
-    every schedule that was tried on all of them, best first; noise: how far two measurements of the default lay apart."""
+    every schedule that was tried on all of them, best first; noise: how far two measurements of the default
+    lay apart, on average."""
 
     kind: str
     default: Any
@@ -72,7 +73,7 @@ def _search(kind: str, cases: list[Case], target: Target, progress: Tell) -> Fou
     default = getattr(at_hand, kind)
     candidates = list(KINDS[kind].candidates(at_hand.accumulators))
     costs: dict[str, dict[Any, float]] = {c.label: {default: 1.0} for c in cases}
-    noise = [0.0]
+    noise: list[float] = []
 
     def measure(some: Sequence[Case], schedules: Sequence[Any]) -> None:
         for case in some if schedules else ():
@@ -89,9 +90,10 @@ def _search(kind: str, cases: list[Case], target: Target, progress: Tell) -> Fou
     kept = [default, *(s for s, _ in _ranked(tried, costs, cases[:_SCREENED]) if s != default)][:_KEPT]
     measure(cases[_SCREENED:], kept[1:])
     scores = _ranked(kept, costs, cases)
-    good_enough = scores[0][1] * (1 + max(_TIE, *noise))
+    apart = sum(noise) / len(noise)
+    good_enough = scores[0][1] * (1 + max(_TIE, apart))
     taken = next(s for s in kept if dict(scores)[s] <= good_enough)
-    return Found(kind, default, taken, tuple(scores), max(noise), tuple(costs))
+    return Found(kind, default, taken, tuple(scores), apart, tuple(costs))
 
 
 def _ranked(tried: Sequence[Any], costs: dict[str, dict[Any, float]], cases: Sequence[Case]) -> list[tuple[Any, float]]:
