@@ -1,15 +1,16 @@
 """Hot loops as LLVM makes them: instructions a multiply-add, and spills. A regression shows here without a clock."""
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 
 from edgekit import targets
+from edgekit.exporters.emit.compile import kernel_assembly
 from edgekit.targets import native
 from edgekit.tune import shapes
 from tests.kernels.assembly import SYNTAXES, hot_loop
 
-pytest.importorskip("tvm")
-from edgekit.exporters.emit.compile import kernel_assembly
+pytestmark = pytest.mark.skipif(find_spec("tvm") is None, reason="needs the compiler")
 
 
 def x86(level: str) -> targets.Target:

@@ -2,6 +2,7 @@
 import json
 import tomllib
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from math import inf
 
 import pytest
@@ -11,7 +12,7 @@ from edgekit.errors import InputError, MissingToolError
 from edgekit.exporters.kernels.schedule import MatMulSchedule, kind_of, machine_of, schedules_of
 from edgekit.tune import harness, shapes, tune
 
-pytest.importorskip("tvm")
+pytestmark = pytest.mark.skipif(find_spec("tvm") is None, reason="needs the compiler")
 
 
 @pytest.fixture
