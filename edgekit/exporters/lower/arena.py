@@ -46,7 +46,7 @@ def place(needs: Sequence[Need], base: int = 0) -> tuple[dict[str, int], int]:
     """Offsets from `base` on and the end of the arena, its slack included: the least of what several orders give."""
     least = largest_live_set(needs)
     found = None
-    for offsets, end in _layouts(needs, base):
+    for offsets, end in _layouts(needs, base, least):
         if found is None or end < found[1]:
             found = offsets, end
         if end - base == least:
@@ -54,9 +54,10 @@ def place(needs: Sequence[Need], base: int = 0) -> tuple[dict[str, int], int]:
     return (found[0], found[1] + SLACK) if found else ({}, base + SLACK)
 
 
-def _layouts(needs: Sequence[Need], base: int) -> Iterator[tuple[dict[str, int], int]]:
+def _layouts(needs: Sequence[Need], base: int, least: int) -> Iterator[tuple[dict[str, int], int]]:
     for order in _ORDERS:
         yield _in_turn(sorted(needs, key=lambda n: (order(n), -n.nbytes, n.first, n.name)), base)
+    yield _from_both_ends(sorted(needs, key=lambda n: (n.first, -n.nbytes, n.name)), base, base + least)
 
 
 def _in_turn(needs: Sequence[Need], base: int) -> tuple[dict[str, int], int]:
@@ -72,3 +73,28 @@ def _in_turn(needs: Sequence[Need], base: int) -> tuple[dict[str, int], int]:
             at = max(at, stop)
         insort(placed, (at, at + size, need), key=lambda p: p[:2])
     return {n.name: at for at, _, n in placed}, max((stop for _, stop, _ in placed), default=base)
+
+
+def _from_both_ends(needs: Sequence[Need], base: int, limit: int) -> tuple[dict[str, int], int]:
+    """In order of time, at the end of a gap below `limit` that leaves the most room in one piece when the buffer's
+    last step has come: the buffers of a chain lie at the bottom and at the top by turns. Past `limit` where none fits."""
+    placed: list[tuple[int, int, Need]] = []
+    for need in needs:
+        size = aligned(need.nbytes)
+        alive = [(start, stop) for start, stop, o in placed if o.last >= need.first and need.last >= o.first]
+        left = [(start, stop) for start, stop, o in placed if o.first <= need.last <= o.last]
+        ends = [at for start, stop in _gaps(alive, base, limit) if stop - start >= size for at in (start, stop - size)]
+        past = max([limit, *(stop for _, stop in alive)])
+        at = max(ends, key=lambda at: max((b - a for a, b in _gaps([*left, (at, at + size)], base, limit)), default=0), default=past)
+        placed.append((at, at + size, need))
+    return {n.name: at for at, _, n in placed}, max((stop for _, stop, _ in placed), default=base)
+
+
+def _gaps(taken: Sequence[tuple[int, int]], base: int, limit: int) -> list[tuple[int, int]]:
+    """What lies between the taken spans, from base to limit."""
+    gaps, at = [], base
+    for start, stop in [*sorted(taken), (limit, limit)]:
+        if start > at:
+            gaps.append((at, start))
+        at = max(at, stop)
+    return gaps
