@@ -5,6 +5,7 @@ be made beforehand is made when the session opens, so a call costs one foreign c
 arrays are read and written where they are.
 """
 import ctypes
+import functools
 import mmap
 import os
 import threading
@@ -57,9 +58,9 @@ class Call:
         self.function = _function(library, entry.symbol)
         self.args = model, ins, ctypes.c_size_t(len(ins)), outs, ctypes.c_size_t(len(outs))
 
-    def give(self, inputs: Arrays) -> list[np.ndarray]:
-        """Checks the inputs, copies small ones in and points to large ones. The large arrays, inputs and then new outputs,
-        to be kept until the call is over."""
+    def give(self, inputs: Arrays, outputs: list[np.ndarray] | None = None) -> list[np.ndarray]:
+        """Checks the inputs, copies small ones in and points to large ones. The large arrays, inputs and then outputs (new
+        ones, where none are given), to be kept until the call is over."""
         if len(inputs) != len(self.inputs):
             checked(inputs, self.entry)
         for name, shape, dtype, buffer in self.inputs:
@@ -71,10 +72,15 @@ class Call:
         if not self.read and not self.written:
             return []
         large = [np.ascontiguousarray(inputs[name]) for _, name in self.read]
-        large += [np.empty(p.shape, p.dtype) for _, p in self.written]
+        large += [np.empty(p.shape, p.dtype) for _, p in self.written] if outputs is None else outputs
         for (view, _), array in zip([*self.read, *self.written], large):
             view.data = array.ctypes.data
         return large
+
+    @functools.cached_property
+    def kept(self) -> list[np.ndarray]:
+        """Large outputs that stay: the pages of new ones are made when they are first written, which is not the model's time."""
+        return [np.empty(p.shape, p.dtype) for _, p in self.written]
 
     def take(self, large: list[np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs; large: what `give` returned."""
@@ -141,7 +147,7 @@ class HostSession:
         clock = time.perf_counter
         with self._lock:
             call = self._call(entry)
-            large = call.give(inputs)
+            large = call.give(inputs, call.kept)
             function, args = call.function, call.args
             start = clock()
             status = function(*args)
