@@ -16,7 +16,7 @@ from edgekit.errors import MissingToolError
 
 _ASSUMED = {"L1": 32 << 10, "L2": 512 << 10, "L3": 8 << 20}  # where the system tells no sizes
 _MOST = 256 << 20   # bytes of the buffer that stands for memory
-_TRIES = 12
+_TRIES = 20
 _READ = 8 << 20     # bytes that one try reads at least: a call's overhead is lost in it
 
 Timed = Callable[..., float]  # (symbol, *integers): seconds; the last argument of both loops is the buffer
@@ -79,7 +79,7 @@ def measure(name: str, threads: int = 1) -> Peaks:
     most = max(buffers.values())
     cores = [_loader(target.runner)(library, most) for _ in range(threads)]
     rounds = {n: max(1, _READ // size) for n, size in buffers.items()}
-    n_fma = (1 << 22) // (chains(target) * target.lanes)
+    n_fma = (1 << 25) // (chains(target) * target.lanes)
     best = dict.fromkeys(["fma", *buffers], float("inf"))
     with ThreadPoolExecutor(threads) as pool:
         def together(symbol: str, *numbers: int) -> float:
