@@ -91,6 +91,7 @@ export function server(env, name) {
       await model.call();
       return { outputs: (await model.outputs()).map(base64) };
     }
+    await model.call(); // caches hold what the one before me left
     const seconds = [];
     for (let done = 0; done < request.calls;) { // a page's clock is coarse: short calls are timed in blocks
       const start = performance.now();
