@@ -124,7 +124,7 @@ def _worker(engine: str, runtime: str, work: Path) -> Worker:
 def _load(shop: Workshop, row: Row, worker: Worker) -> None:
     """Loads a row's file and compares with onnxruntime on the same weights; Failed for a wrong answer too."""
     def url(path: Path) -> str:
-        return path.resolve().as_uri() if row.engine == "node" else f"/work/{path.relative_to(shop.folder).as_posix()}"
+        return path.resolve().as_uri() if row.engine == "node" else f"/files/{path.relative_to(shop.folder).as_posix()}"
     with np.load(shop.inputs) as inputs:
         described = [{"name": k, "shape": list(inputs[k].shape), "file": url(_raw(shop, k, inputs[k]))} for k in inputs]
     answers = [worker.ask(do="load", name=row.label, runtime=row.runtime, model=url(row.file), inputs=described)

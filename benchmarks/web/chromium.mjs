@@ -1,4 +1,4 @@
-// `node chromium.mjs WORK`: workers in headless Chromium, JSON lines on stdin and stdout. WORK is served at /work/.
+// `node chromium.mjs WORK`: workers in headless Chromium, JSON lines on stdin and stdout. WORK is served at /files/.
 // One browser, and a page with a profile of its own for each `name`: idle browsers disturb more than idle pages.
 import { readFile } from "node:fs/promises";
 import { createServer } from "node:http";
@@ -9,7 +9,7 @@ import { chromium } from "playwright-core";
 
 const [work] = process.argv.slice(2);
 const here = fileURLToPath(new URL(".", import.meta.url));
-const roots = { work: resolve(work), web: here };
+const roots = { files: resolve(work), web: here };
 const types = { mjs: "text/javascript", js: "text/javascript", html: "text/html", wasm: "application/wasm", json: "application/json" };
 
 let code = 0; // bytes of scripts and modules that were loaded
