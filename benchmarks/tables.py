@@ -10,6 +10,7 @@ from edgekit.tables import size
 STYLE = ("<style>text{font:12px sans-serif;fill:#444}.head{font-weight:bold}.axis{stroke:#888}.grid{stroke:#ddd}polyline{fill:none;stroke-width:2}"
          + "".join(f".c{i}{{fill:{c}}}.l{i}{{stroke:{c}}}" for i, c in enumerate(
              ("#3366cc", "#cc6633", "#339966", "#993399", "#b8860b", "#777777"))) + "</style>")
+PLOTTED = ("mobilenet_v1", "mobilenet_v2", "resnet18", "resnet18_policy", "patchtst")  # if they were measured
 PRECISE = "{:.3g}"
 
 
@@ -35,9 +36,11 @@ def write(results: dict, folder: Path) -> None:
 
 
 def plotted(results: dict) -> str:
-    """Time over the fastest dense peer against sparsity, a line a network, the bounds of MobileNet-v1 among them."""
+    """Time over the fastest dense peer against sparsity, a line for each of five networks and the bounds of MobileNet-v1."""
     series: dict[str, list[tuple[float, float]]] = {}
-    for name, rows in results.get("native", {}).items():
+    measured = results.get("native", {})
+    for name in sorted(measured, key=lambda n: (n not in PLOTTED, n))[:5]:  # a plot has six colours
+        rows = measured[name]
         points = sorted((100 * _share(r["level"]), r["over_fastest"]) for r in _ours(rows) if r["over_fastest"] and "un" not in r["level"])
         if len(points) > 1:
             series[name] = points
