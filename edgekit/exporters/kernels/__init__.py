@@ -2,7 +2,7 @@
 
 
 def build(kernel, machine):
-    """The `tirx.PrimFunc` of a kernel for a `loops.Machine`, and its number of units."""
+    """The `tirx.PrimFunc` of a kernel for a `schedule.Machine`, and its number of units."""
     from edgekit.exporters.kernels import (
         convolution,
         depthwise,

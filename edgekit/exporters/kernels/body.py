@@ -1,4 +1,5 @@
 """Fused elementwise bodies: operands loaded, operations applied, the result stored."""
+from collections.abc import Sequence
 from math import inf, isfinite
 
 from edgekit.exporters.kernels.loops import Code, broadcast, const, shuffle
@@ -56,6 +57,12 @@ def read(code: Code, buffer, tensor: Tensor, position: list, lanes: int):
 
 def write(code: Code, buffer, tensor: Tensor, value, position: list, lanes: int) -> None:
     code.store(buffer, value, address(code, tensor.strides, position), lanes, tensor.strides[-1] if tensor.strides else 0)
+
+
+def finish(code: Code, k, extras: Sequence, out, value, position: list, lanes: int) -> None:
+    """A result of kernel k, which has `extras`, `post` and `output`, through the fused body to the output."""
+    values = [code.let(value), *(read(code, b, t, position, lanes) for b, t in zip(extras, k.extras, strict=True))]
+    write(code, out, k.output, evaluate(code, k.post, values, lanes), position, lanes)
 
 
 def lanes_for(code: Code, n: int) -> int:

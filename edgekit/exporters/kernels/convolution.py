@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import cycle
 from math import prod
 
-from edgekit.exporters.kernels.body import address, evaluate, lanes_for, read, write
-from edgekit.exporters.kernels.lists import Lists
+from edgekit.exporters.kernels.body import address, finish, lanes_for
+from edgekit.exporters.kernels.lists import Lists, weights_of
 from edgekit.exporters.kernels.loops import Code, vector
 from edgekit.exporters.kernels.math import to
 from edgekit.exporters.kernels.schedule import Machine
@@ -34,10 +34,7 @@ class Operands:
 def build_conv(k: Conv, machine: Machine):
     machine = machine.of(k.dtype)
     code = Code(machine)
-    x, w, bias = code.operand(k.dtype), code.operand(k.dtype), code.operand(k.dtype)
-    lists = Lists(code.operand(k.index) if k.index else None, code.operand("int32") if k.starts else None, k.kept)
-    a = Operands(x, w, bias, lists, code.operand("int32") if k.order else None,
-                 tuple(code.operand(t.dtype) for t in k.extras), code.operand(k.output.dtype))
+    a = Operands(code.operand(k.dtype), *weights_of(code, k, k.dtype), tuple(code.operand(t.dtype) for t in k.extras), code.operand(k.output.dtype))
     *outer, height, width = (1, *k.spatial) if len(k.spatial) == 1 else k.spatial
     rows, wide = machine.conv.tile(k.v)
     tall, long = _block(k, machine, height, width, wide * machine.lanes)
@@ -213,9 +210,7 @@ def _finish(code: Code, k: Conv, a: Operands, sums: Sums, line: int, first, star
         return code.let(code.i(code.load(a.order, first + code.i(j)))) if a.order is not None else first + code.i(j)
 
     def store(channel, at, value, lanes: int):
-        position = [channel, *front, column + code.i(at)]
-        values = [to(value, "float32"), *(read(code, b, t, position, lanes) for b, t in zip(a.extras, k.extras, strict=True))]
-        write(code, a.out, k.output, evaluate(code, k.post, values, lanes), position, lanes)
+        finish(code, k, a.extras, a.out, to(value, "float32"), [channel, *front, column + code.i(at)], lanes)
     s = sums.shape
     channels = [row(j) for j in range(s.rows)] if s.vectors else []
     full = code.array(s.rows * s.vectors * s.lanes, k.dtype) if len(k.post) > SHORT_BODY and s.vectors else None

@@ -4,8 +4,9 @@ from contextlib import ExitStack
 from tvm import tirx
 
 from edgekit.exporters.kernels.body import address, evaluate, lanes_for, read, write
-from edgekit.exporters.kernels.loops import Code, Machine, const
+from edgekit.exporters.kernels.loops import Code, const
 from edgekit.exporters.kernels.scalar import apply
+from edgekit.exporters.kernels.schedule import Machine
 from edgekit.exporters.kernels.spec import Gather, Map, Scatter
 
 BLOCK = 4096  # elements of a one-dimensional map that make up one unit
@@ -27,20 +28,12 @@ def nest(code: Code, shape: tuple[int, ...], visit, lanes: int) -> int:
 
 
 def _blocks(code: Code, n: int, visit, lanes: int) -> int:
-    whole = n // BLOCK
-    if not whole:
-        with code.units():
-            code.spans(n, lanes, lambda at, width: visit([at], width))
-        return 1
-    rest = n - whole * BLOCK
+    def block(start, length: int) -> None:
+        code.spans(length, lanes, lambda at, width: visit([start + at], width))
+    count = max(1, -(-n // BLOCK))
     with code.units() as u:
-        with code.when(u < code.i(whole)):
-            start = code.let(u * code.i(BLOCK))
-            code.spans(BLOCK, lanes, lambda at, width: visit([start + at], width))
-        if rest:
-            with code.when(u >= code.i(whole)):
-                code.spans(rest, lanes, lambda at, width: visit([code.i(whole * BLOCK) + at], width))
-    return whole + (rest > 0)
+        code.pieces(n, BLOCK, count, u, block)
+    return count
 
 
 def build_map(k: Map, machine: Machine):

@@ -8,8 +8,8 @@ from itertools import cycle
 
 from tvm import tirx
 
-from edgekit.exporters.kernels.body import evaluate, read, read_at, write, write_at
-from edgekit.exporters.kernels.lists import Lists
+from edgekit.exporters.kernels.body import evaluate, finish, read_at, write_at
+from edgekit.exporters.kernels.lists import Lists, weights_of
 from edgekit.exporters.kernels.loops import Code, broadcast, const, shuffle
 from edgekit.exporters.kernels.math import to
 from edgekit.exporters.kernels.schedule import Machine
@@ -41,15 +41,12 @@ class Matrix:
 def matrix(code: Code, k: Linear | Recurrent, vectors: int) -> Matrix:
     """The next operands: w, bias, [index], [starts], [order]. vectors: of a tile, at most."""
     dtype = k.dtype if isinstance(k, Linear) else F
-    w, bias = code.operand(dtype), code.operand(dtype)
-    index = code.operand(k.index) if k.index else None
-    lists = Lists(index, code.operand("int32") if k.starts else None, k.kept)
-    order = code.operand("int32") if k.order else None
+    operands = weights_of(code, k, dtype)
     lanes = code.machine.lanes
     while k.v % lanes:
         lanes //= 2
     count = next(c for c in (4, 2, 1) if k.v // lanes % c == 0 and c <= vectors)
-    return Matrix(w, bias, lists, order, k.v, lanes, count, dtype)
+    return Matrix(*operands, k.v, lanes, count, dtype)
 
 
 def _together(code: Code, m: Matrix) -> int:
@@ -129,16 +126,14 @@ def build_linear(k: Linear, machine: Machine):
             first = code.let(part * code.i(m.width))
             sums = tile(code, m, g, first, x, lambda r, i: (row + code.i(r)) * code.i(k.row) + i, rows)
             for j in range(m.vectors):
-                finish(g, row, code.let(first + code.i(j * m.lanes)), [code.let(to(s[j], F)) for s in sums])
+                store(g, row, code.let(first + code.i(j * m.lanes)), [code.let(to(s[j], F)) for s in sums])
 
-    def finish(g, row, first, values: list):
+    def store(g, row, first, values: list):
         """Vectors of one place in consecutive rows through the body to the output."""
         if m.order is None:
             column = code.let(g * code.i(m.v) + first)
             for r, value in enumerate(values):
-                at = [row + code.i(r), column]
-                inputs = [value, *(read(code, b, t, at, m.lanes) for b, t in zip(extras, k.extras, strict=True))]
-                write(code, out, k.output, evaluate(code, k.post, inputs, m.lanes), at, m.lanes)
+                finish(code, k, extras, out, value, [row + code.i(r), column], m.lanes)
             return
         columns, results = columns_of(code, m, g, first), []
         for r, value in enumerate(values):

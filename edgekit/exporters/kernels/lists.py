@@ -1,7 +1,17 @@
 """The inputs that the groups of a product read: lists of one length, or of a length each."""
 from dataclasses import dataclass
+from typing import Any
 
 from edgekit.exporters.kernels.loops import Code
+from edgekit.exporters.kernels.spec import Conv, Linear, Recurrent
+
+
+def weights_of(code: Code, k: Conv | Linear | Recurrent, dtype: str) -> tuple[Any, Any, "Lists", Any]:
+    """The next operands: w and bias, of dtype, `Lists` of [index] and [starts], and [order], None where it is absent."""
+    w, bias = code.operand(dtype), code.operand(dtype)
+    index = code.operand(k.index) if k.index else None
+    lists = Lists(index, code.operand("int32") if k.starts else None, k.kept)
+    return w, bias, lists, code.operand("int32") if k.order else None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ No schedules: a kernel states its loops, its registers and its loads, and LLVM s
 one-element local buffers of vector type, which LLVM keeps in registers; local arrays live on the stack.
 """
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from tvm import tirx
 from tvm.ir import PointerType, PrimType
@@ -155,14 +155,9 @@ class Code:
         if body is not None:
             self._add(tirx.For(var, self.i(start), self.i(extent), tirx.ForKind.SERIAL, body))
 
-    @contextmanager
-    def units(self) -> Iterator:
+    def units(self) -> AbstractContextManager:
         """The loop over this call's share of the kernel's units."""
-        var = tirx.Var(self._name("u"), self.machine.index)
-        self._blocks.append([])
-        yield var
-        body = self._seq(self._blocks.pop())
-        self._add(tirx.For(var, self.i(self.begin), self.i(self.end) - self.i(self.begin), tirx.ForKind.SERIAL, body))
+        return self.loop(self.i(self.end) - self.i(self.begin), self.begin)
 
     @contextmanager
     def when(self, condition) -> Iterator[None]:

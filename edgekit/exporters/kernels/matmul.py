@@ -1,7 +1,7 @@
 """MatMul of two activations: tiles of rows by vectors of columns, or vectors along the sums where those lie side by side."""
 from contextlib import ExitStack
 
-from edgekit.exporters.kernels.body import address, evaluate, lanes_for, read, write
+from edgekit.exporters.kernels.body import address, finish, lanes_for
 from edgekit.exporters.kernels.loops import Code, broadcast, const, shuffle
 from edgekit.exporters.kernels.schedule import Machine
 from edgekit.exporters.kernels.spec import MatMul
@@ -13,12 +13,11 @@ def build_matmul(k: MatMul, machine: Machine):
     extras = [code.operand(t.dtype) for t in k.extras]
     out = code.operand(k.output.dtype)
 
-    def finish(batch, row, column, lanes: int, value):
-        at = [*batch, row, column]
-        values = [code.let(value), *(read(code, e, t, at, lanes) for e, t in zip(extras, k.extras, strict=True))]
-        write(code, out, k.output, evaluate(code, k.post, values, lanes), at, lanes)
+    def store(batch, row, column, lanes: int, value):
+        finish(code, k, extras, out, value, [*batch, row, column], lanes)
 
-    tall, stripe = _dots(code, k, a, b, finish) if k.a.strides[-1] == k.b.strides[-2] == 1 != k.b.strides[-1] else _tiles(code, k, a, b, finish)
+    side_by_side = k.a.strides[-1] == k.b.strides[-2] == 1 != k.b.strides[-1]
+    tall, stripe = (_dots if side_by_side else _tiles)(code, k, a, b, store)
     blocks = -(-k.m // tall)
     first, inner = (k.batch[0], k.batch[1:]) if k.batch else (1, ())
     with code.units() as u, ExitStack() as stack:
@@ -28,7 +27,7 @@ def build_matmul(k: MatMul, machine: Machine):
     return code.function(), first * blocks
 
 
-def _tiles(code: Code, k: MatMul, a, b, finish):
+def _tiles(code: Code, k: MatMul, a, b, store):
     """(rows of a block, stripe(batch, row, rows)): vectors of columns. The last one reaches back over columns that are done."""
     dtype, lanes = k.a.dtype, lanes_for(code, k.n)
     vectors = -(-k.n // lanes)
@@ -60,7 +59,7 @@ def _tiles(code: Code, k: MatMul, a, b, finish):
             product(p, lambda r: code.load(a, a_at[r] + p * code.i(k.a.strides[-1]), lanes, 0))
         for r in range(rows):
             for m, column in enumerate(columns):
-                finish(batch, row + code.i(r), column, lanes, acc[r][m].value)
+                store(batch, row + code.i(r), column, lanes, acc[r][m].value)
 
     def stripe(batch, row, rows: int):
         whole, rest = divmod(k.n, lanes * count)
@@ -71,7 +70,7 @@ def _tiles(code: Code, k: MatMul, a, b, finish):
     return tall, stripe
 
 
-def _dots(code: Code, k: MatMul, a, b, finish):
+def _dots(code: Code, k: MatMul, a, b, store):
     """The same where the second operand lies transposed: as many columns as lanes, whose sums are added up across lanes."""
     dtype, lanes = k.a.dtype, lanes_for(code, min(k.n, k.k))
 
@@ -87,7 +86,7 @@ def _dots(code: Code, k: MatMul, a, b, finish):
         total = code.register(dtype, lanes, _across(code, [sums.value for sums in acc]))
         with code.loop(k.k % lanes, k.k - k.k % lanes) as p:
             total.set(total.value + code.load(a, a_at + p, lanes, 0) * code.load(b, b_at + p, lanes, k.b.strides[-1]))
-        finish(batch, row, column, lanes, total.value)
+        store(batch, row, column, lanes, total.value)
 
     def stripe(batch, row, rows: int):
         with code.loop(rows) as r:

@@ -138,15 +138,10 @@ def build_recurrent(k: Recurrent, machine: Machine):
                 saved()
             for r in range(rows):
                 cell(code.let(row + code.i(r)), *times[r])
-    whole, rest = divmod(k.batch, machine.recurrent.sequences)
+    units = -(-k.batch // machine.recurrent.sequences)
     with code.units() as u:
-        if whole:
-            with code.when(u < code.i(whole)):
-                sequences(code.let(u * code.i(machine.recurrent.sequences)), machine.recurrent.sequences)
-        if rest:
-            with code.when(u >= code.i(whole)):
-                sequences(code.i(k.batch - rest), rest)
-    return code.function(), whole + (rest > 0)
+        code.pieces(k.batch, machine.recurrent.sequences, units, u, sequences)
+    return code.function(), units
 
 
 def _save_update_gate(code: Code, k: Recurrent, scratch, row, rows: int, width: int):

@@ -1,12 +1,14 @@
 """Reduce, Arg, Norm: results over some axes of the iteration space."""
 from contextlib import ExitStack
+from math import prod
 
 from tvm import tirx
 
-from edgekit.exporters.kernels.body import evaluate, lanes_for, read, write
+from edgekit.exporters.kernels.body import evaluate, finish, lanes_for, read, write
 from edgekit.exporters.kernels.elementwise import nest
-from edgekit.exporters.kernels.loops import Code, Machine, broadcast, const, shuffle
+from edgekit.exporters.kernels.loops import Code, broadcast, const, shuffle
 from edgekit.exporters.kernels.scalar import apply
+from edgekit.exporters.kernels.schedule import Machine
 from edgekit.exporters.kernels.spec import Arg, Norm, Reduce, Tensor
 
 CHAINS = 4   # independent sums of a long row: they hide the latency of an addition
@@ -78,8 +80,7 @@ def build_reduce(k: Reduce, machine: Machine):
         return evaluate(code, k.pre, values, lanes)
 
     def post(value, position, lanes):
-        values = [value, *(read(code, b, t, position, lanes) for b, t in zip(extras, k.extras, strict=True))]
-        write(code, out, k.output, evaluate(code, k.post, values, lanes), position, lanes)
+        finish(code, k, extras, out, value, position, lanes)
 
     along_outer = outer and all(t.strides[k.outer - 1] in (0, 1) for t in k.inputs) and outer[-1] > 1 and any(
         t.strides[-1] not in (0, 1) for t in k.inputs)
@@ -132,9 +133,7 @@ def build_norm(k: Norm, machine: Machine):
     extras = [code.operand(t.dtype) for t in k.extras]
     out = code.operand(k.output.dtype)
     outer, inner = k.shape[:-k.axes], k.shape[-k.axes:]
-    size = 1
-    for extent in inner:
-        size *= extent
+    size = prod(inner)
     lanes = lanes_for(code, inner[-1])
 
     def each(visit):
@@ -174,10 +173,6 @@ def build_norm(k: Norm, machine: Machine):
             scale = code.let(const(1.0, dtype) / unary("sqrt", squares / const(size, dtype) + const(k.eps, dtype), 1))
             value = lambda r, w: centred(r, w) * broadcast(scale, w)
 
-        def finish(r, width):
-            at = [*position, *r]
-            values = [code.let(value(r, width)), *(read(code, b, t, at, width) for b, t in zip(extras, k.extras, strict=True))]
-            write(code, out, k.output, evaluate(code, k.post, values, width), at, width)
-        each(finish)
+        each(lambda r, width: finish(code, k, extras, out, value(r, width), [*position, *r], width))
     units = nest(code, outer, row, 1)
     return code.function(), units

@@ -147,7 +147,6 @@ class Machine:
     """What a kernel needs to know of its target. index: dtype of address arithmetic; lanes: float32 lanes of a vector;
     accumulators: vectors that a tile may keep in registers; by_element: a product may take one lane of a vector for all."""
 
-
     index: str
     lanes: int
     accumulators: int

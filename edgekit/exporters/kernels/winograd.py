@@ -7,7 +7,7 @@ few rows wait on the stack.
 """
 from collections.abc import Callable
 
-from edgekit.exporters.kernels.body import evaluate, lanes_for, read, write
+from edgekit.exporters.kernels.body import finish, lanes_for
 from edgekit.exporters.kernels.loops import Code, broadcast, const, shuffle
 from edgekit.exporters.kernels.schedule import Machine
 from edgekit.exporters.kernels.spec import WinogradInput, WinogradOutput
@@ -111,13 +111,11 @@ def build_winograd_output(k: WinogradOutput, machine: Machine):
                     code.local_store(rows, mixed, tile * code.i(m) + code.i(r * pitch), m * lanes)
             _tiles(code, across, visit)
 
-            def finish(first, count, n=n, c=c):
+            def stored(first, count, n=n, c=c):
                 with code.loop(count) as r:
                     def store(at, lanes):
-                        position = [n, c, first + r, at]
                         value = code.local_load(rows, r * code.i(pitch) + at, lanes) + code.load(bias, c, lanes, 0)
-                        values = [code.let(value), *(read(code, b, t, position, lanes) for b, t in zip(extras, k.extras, strict=True))]
-                        write(code, out, k.output, evaluate(code, k.post, values, lanes), position, lanes)
+                        finish(code, k, extras, out, value, [n, c, first + r, at], lanes)
                     code.spans(width, lanes_for(code, width), store)
-            code.pieces(height, m, down, tile_row, finish)
+            code.pieces(height, m, down, tile_row, stored)
     return code.function(), k.batch * k.channels
