@@ -134,7 +134,9 @@ def _manifest(plan, layers: Sequence, chosen, staging: Path, loaded, vectors, sp
     from importlib import metadata
 
     from edgekit import __version__
+    from edgekit.exporters.lower import densely
     from edgekit.exporters.lower.traffic import traffic
+    dense = densely(plan.entries[0].steps)
     entries = []
     for e, variant in zip(plan.entries, loaded.variants, strict=True):
         read, left = ({v.name for v in side} for side in (variant.model.graph.input, variant.model.graph.output))
@@ -161,7 +163,7 @@ def _manifest(plan, layers: Sequence, chosen, staging: Path, loaded, vectors, sp
         "name": plan.name, "entries": entries, "targets": found, "arena_bytes": plan.arena_bytes, "state_bytes": plan.state_bytes,
         "weights_bytes": (staging / "weights.bin").stat().st_size,
         "layers": [{"name": x.name, "op": x.op, "shape": list(x.shape), "macs": x.macs, "sparsity": round(x.sparsity, 4), "group": x.group,
-                    "reason": x.reason} for x in layers],
+                    "reason": x.reason or (dense.get(x.name, "") if x.sparsity else "")} for x in layers],
         "pruning": {"sparsity": sparsity, "max_rel_to_original": original}, "source": loaded.source, "made_by": made_by,
         "license": loaded.source.get("license", "")}
 

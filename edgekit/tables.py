@@ -201,6 +201,7 @@ def check(r: dict) -> str:
         rows.append(["all layers", "", "", "", count(r["total"]["macs"]), count(r["total"]["zeros"]["macs"])])
         parts.append("zeros that the model has already and that are used, whatever is pruned:\n"
                      + table(["layer", "op", "zeros", "groups", "MACs dense", "with zeros"], rows))
+    parts += [f"{x['name']}: {x['zeros']['share']:.1%} zeros, {x['zeros']['reason']}" for x in r["layers"] if x["zeros"] and x["zeros"]["reason"]]
     if r["layers"]:
         levels = [c["sparsity"] for c in r["total"]["levels"]]
         whole = {"name": "all layers", "op": "", "group": None, "reason": "", **r["total"]}

@@ -1,4 +1,4 @@
 """lower: clean ONNX graphs become one plan, and the arrays that ship with it."""
-from edgekit.exporters.lower.lowering import lower, supported, unsupported
+from edgekit.exporters.lower.lowering import densely, lower, supported, survey
 
-__all__ = ["lower", "supported", "unsupported"]
+__all__ = ["densely", "lower", "supported", "survey"]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgekit.errors import EdgekitError, InputError, UnsupportedError
+from edgekit.exporters.kernels.spec import WinogradInput
 from edgekit.exporters.lower import (
     convolution,
     einsum,
@@ -23,7 +24,7 @@ from edgekit.exporters.lower import (
 )
 from edgekit.exporters.lower.arena import Need, aligned, place
 from edgekit.exporters.lower.builder import DTYPES, Builder, Constants, Node
-from edgekit.exporters.lower.plan import Buffer, Entry, Plan, Port, State
+from edgekit.exporters.lower.plan import Buffer, Entry, Plan, Port, State, Step
 from edgekit.exporters.lower.values import of_view
 from edgekit.exporters.lower.views import View, row_major
 
@@ -75,14 +76,23 @@ def lower(name: str, variants: Sequence[tuple[str, "onnx.ModelProto"]], states: 
     return plan, {f.name: constants.arrays[f.name] for f in weight_buffers}
 
 
-def unsupported(model: "onnx.ModelProto") -> list[tuple[str, str, str, str]]:
-    """(node, operator, reason, fix) of every node that cannot be lowered; the walk goes on past each."""
+def survey(model: "onnx.ModelProto") -> tuple[list[tuple[str, str, str, str]], dict[str, str]]:
+    """(node, operator, reason, fix) of every node that cannot be lowered, the walk going on past each; and `densely` of
+    the others."""
     found: list[tuple[str, str, str, str]] = []
 
     def note(node: Node, error: EdgekitError) -> None:
         found.append((node.name, node.op, error.what, error.fix))
-    _walk(model, Constants(), {}, note)
-    return found
+    b, *_ = _walk(model, Constants(), {}, note)
+    return found, densely(b.steps)
+
+
+def densely(steps: Sequence[Step]) -> dict[str, str]:
+    """Nodes of which no product uses zeros, and how they are computed."""
+    sparse = {s.name for s in steps if s.group}
+    tiled = {s.name for s in steps if isinstance(s.kernel, WinogradInput)}
+    return {s.name: "computed densely" + (" by Winograd's filtering" if s.name in tiled else "") + ", which is faster"
+            for s in steps if s.macs and s.name not in sparse}
 
 
 def _states(built, names: Sequence[str]) -> dict[str, tuple[str, tuple[int, ...]]]:
