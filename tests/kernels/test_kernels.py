@@ -161,6 +161,8 @@ class Draw:
             spatial = (1, 300)
         pads, after = (tuple(self.r.choice([0, 1, 1, 2]) for _ in range(2)) for _ in range(2))
         reach = [(o - 1) * s + (n - 1) * d + 1 for o, s, n, d in zip(spatial, stride, kernel, dilation, strict=True)]
+        if self.r.random() < 0.2:
+            pads = tuple(self.r.randrange(n) for n in reach)  # all but a pixel or two is padding
         size = tuple(max(1, n - lo - hi) for n, lo, hi in zip(reach, pads, after, strict=True))
         batch, inputs, fan_out = self.r.choice([1, 1, 2]), self.r.choice([1, 3]), self.r.choice([1, 1, 2])
         channels = inputs * fan_out

@@ -159,5 +159,6 @@ def _column(code: Code, k: Depthwise, x, row, lanes: int, start: int, tap: int):
             numbers = [length + n if ok else min(length - 1, max(0, length + n)) for n, ok in zip(numbers, inside, strict=True)]
         else:
             numbers = [n if ok else max(n, length) for n, ok in zip(numbers, inside, strict=True)]
+        vectors += [zeros] * (lanes // length - 2)  # a shuffle cannot give more lanes than it takes
     unused = [numbers[-1] + stride * n for n in range(1, lanes - len(numbers) + 1)]
     return code.let(shuffle(vectors, [min(n, last) for n in (*numbers, *unused)]))
