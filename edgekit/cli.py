@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, NoReturn, TextIO
 from edgekit import tables
 from edgekit.budget import exit_code
 from edgekit.errors import EdgekitError, InputError, MissingToolError
-from edgekit.files import write_text
+from edgekit.files import check_place, write_text
 from edgekit.progress import Progress
 from edgekit.text import printable
 
@@ -78,6 +78,9 @@ def _open_streams() -> None:
 
 def _answered(args: argparse.Namespace) -> int:
     with _stdout_kept(args.json == "-") as stdout, Progress(args.quiet, alive=args.alive) as progress, _interrupts(progress):
+        for place in (args.json, getattr(args, "report", None)):
+            if place and place != "-":
+                check_place(Path(place))
         answer: Answer = args.verb(args, progress)
     if args.json:
         _write_json(args.json, stdout, answer.result)
@@ -242,7 +245,7 @@ def _pack(args: argparse.Namespace, progress: Progress) -> Answer:
 def _tune(args: argparse.Namespace, progress: Progress) -> Answer:
     from edgekit.tune import tune
     result = tune(args.tuned, args.kernels or (), _model(args.model) if args.model else None, output=args.output, progress=progress,
-                  **({"input_shapes": _shapes(args.input_shape), "states": _states(args.state), "trust_model": args.trust_model} if args.model else {}))
+                  input_shapes=_shapes(args.input_shape), states=_states(args.state), trust_model=args.trust_model)
     return Answer(result, tables.tune)
 
 

@@ -14,7 +14,7 @@ from edgekit.bench import trace as traces
 from edgekit.bench.openloop import REAL, Clock, Responses, back_to_back, open_loop, undisturbed
 from edgekit.budget import Budget, Evidence, seconds
 from edgekit.errors import BundleError, InputError, MissingToolError
-from edgekit.files import write_text
+from edgekit.files import check_place, write_text
 
 _RUNS, _ENOUGH = 500, stats.runs_needed(stats.PERCENTILES["p99"])
 _SOON, _LONG = 30.0, 120.0     # seconds that the default number of runs may take: for _RUNS, for _ENOUGH
@@ -57,6 +57,8 @@ def bench(bundle: Any, target: str = "host", *, entry: str | None = None, runs: 
                  None if deadline is None else seconds(deadline, what="deadline"), layers or trace is not None, threads)
     _count("threads", threads, 1)
     rules = Budget.parse(budget)
+    if trace is not None:
+        check_place(Path(trace))
     files = _files(bundle)
     manifest = files.manifest
     chosen = vectors.entry_of(manifest, entry)
@@ -69,6 +71,8 @@ def bench(bundle: Any, target: str = "host", *, entry: str | None = None, runs: 
         opened.reset()
         head: dict = {"model": manifest["name"], "target": target, "entry": chosen["name"], "measured": opened.measured}
         steps = None
+        if trace is not None and not opened.measured:
+            raise InputError("a trace shows times, and this target has none here", where=target, fix="trace the host or wasm")
         if opened.measured:
             body, known, steps = _timed(opened, chosen, cases, plan, clock, progress)
             body |= {"threads": threads, "core": core}
@@ -78,9 +82,7 @@ def bench(bundle: Any, target: str = "host", *, entry: str | None = None, runs: 
         memory = {**opened.memory(), "peak_rss_bytes": machine.peak_rss() if head["measured"] else None}
         if steps is not None:
             body |= _layers(chosen, steps, manifest, target, plan, progress)
-    if trace is not None:
-        if steps is None:
-            raise InputError("a trace shows times, and this target has none here", where=target, fix="trace the host or wasm")
+    if trace is not None and steps is not None:
         events = traces.trace(steps[-_TRACED:].tolist(), chosen["layers"], manifest["name"], target, threads)
         write_text(Path(trace), json.dumps(events) + "\n")
     known |= {name.removesuffix("_bytes"): Evidence.exactly(v) for name, v in memory.items() if v is not None}

@@ -3,6 +3,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from edgekit import targets
 from edgekit.bench import machine
 from edgekit.errors import InputError, MissingToolError
-from edgekit.files import write_text
+from edgekit.files import check_place, write_text
 from edgekit.targets import Target
 from edgekit.tune import shapes
 from edgekit.tune.shapes import Case
@@ -51,9 +52,15 @@ def tune(target: str = "host", kinds: Sequence[str] = (), model: Any = None, *, 
         raise InputError(f"no kind of kernel {min(unknown)!r}", fix="use one of: " + ", ".join(shapes.kinds()))
     from edgekit.export import need_tools
     need_tools("export")
+    if output is not None:
+        with suppress(OSError):
+            Path(output).mkdir(parents=True, exist_ok=True)
+        check_place(Path(output) / "PROCESSOR.toml")
     progress("preparing layers")
     cases = shapes.of_model(model, **load_options) if model is not None else [c for k in kinds or shapes.kinds() for c in shapes.representative(k)]
     wanted = [k for k in shapes.kinds() if (not kinds or k in kinds) and any(c.kind == k for c in cases)]
+    if not wanted:
+        raise InputError("no layer of this model is of these kinds: " + ", ".join(kinds), fix="leave out the kinds, or the model")
     result: dict = {"target": target, "unit": "instructions" if chosen.runner == "arm" else "seconds", "processors": {}}
     for level in chosen.here:
         found = [_search(k, [c for c in cases if c.kind == k], level, progress) for k in wanted]
@@ -61,7 +68,6 @@ def tune(target: str = "host", kinds: Sequence[str] = (), model: Any = None, *, 
         text = table(level, found)
         result["processors"][name] = {"kinds": {f.kind: _to_json(f) for f in found}, "toml": text}
         if output is not None:
-            Path(output).mkdir(parents=True, exist_ok=True)
             write_text(Path(output) / f"{name}.toml", text)
     return result
 

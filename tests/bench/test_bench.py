@@ -181,6 +181,8 @@ def test_a_trace_shows_every_step(run, tmp_path, monkeypatch):
     assert {e["args"]["name"] for e in events if e["ph"] == "M"} == {"m on host", "layers", "steps, on 1 thread"}
     with pytest.raises(InputError, match="shows times"):
         run(trace=tmp_path / "a.json", session=FakeSession(None, measured=False), target="arm64")
+    with pytest.raises(InputError, match="cannot be written"):
+        run(trace=tmp_path / "missing" / "t.json", runs=10)
 
 
 def test_layers_that_do_not_fit_the_manifest(files, fake_time):

@@ -109,3 +109,13 @@ def test_wrong_targets_and_kinds():
         tune("host", ["cnov"])
     with pytest.raises(MissingToolError, match="nothing here runs"):
         tune("ios-arm64")
+
+
+def test_what_cannot_be_done_is_said_before_anything_is_measured(costs, root, tmp_path):
+    asked = costs(lambda case, s: 1.0)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        tune("host", ["matmul"], output=tmp_path / "file" / "schedules")
+    with pytest.raises(InputError, match="no layer of this model is of these kinds: conv"):
+        tune("host", ["conv"], root / "edgekit" / "demo" / "policy.onnx")
+    assert not asked

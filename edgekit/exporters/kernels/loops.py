@@ -94,13 +94,6 @@ class Code:
         at = self.i(index) + self.i(self._skew)
         self._add(tirx.BufferStore(buffer, value, [at if lanes == 1 else tirx.Ramp(at, self.i(stride), lanes)]))
 
-    def load_at(self, buffer, indices, lanes: int):
-        """One element per lane of the index vector."""
-        return tirx.BufferLoad(buffer, [indices + broadcast(self.i(self._skew), lanes)])
-
-    def store_at(self, buffer, value, indices, lanes: int) -> None:
-        self._add(tirx.BufferStore(buffer, value, [indices + broadcast(self.i(self._skew), lanes)]))
-
     def zeros(self, lanes: int):
         """Zeros of float32 that the compiler does not know to be zeros: with known ones LLVM makes a shuffle an expand, four times as slow."""
         return broadcast(self._skew.astype("float32"), lanes)

@@ -18,7 +18,6 @@ from edgekit.runtimes.abi.manifest import FORMAT, check_manifest, check_name, du
 
 MANIFEST, SEAL = "manifest.json", "manifest.sha256"
 _AGAIN = "copy or export the bundle again"
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
