@@ -346,8 +346,8 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--deadline", metavar="40ms", help="from the arrival (default: the period)")
     bench.add_argument("--budget", action="append", metavar='"p99<=10ms"', help="repeatable; rules are separated by ;")
     bench.add_argument("--allow-predicted", action="store_true", help="let p50 be judged by a prediction where one exists")
-    bench.add_argument("--threads", type=int, default=1)
-    bench.add_argument("--layers", action="store_true", help="every layer too, with the time that is possible on this machine")
+    bench.add_argument("--threads", type=int, default=1, help="of the host (default: %(default)s)")
+    bench.add_argument("--layers", action="store_true", help="every layer too, with the time that is possible on this machine, or with its instructions on arm64")
     bench.add_argument("--trace", metavar="FILE.json", help="write the steps of some inferences for chrome://tracing or ui.perfetto.dev")
     bench.add_argument("--report", metavar="FILE.html", help="write the report")
 
@@ -355,7 +355,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("bundle", metavar="OUT.ekb")
     verify.add_argument("-t", "--target", action="append", help="repeatable (default: all that can run here)")
 
-    check = verb("check", _check, "tell whether a model compiles, and what groups would save in each layer")
+    check = verb("check", _check, "tell whether a model compiles, which of its zeros are used, and what groups would save")
     _model_arguments(check)
     check.add_argument("-t", "--target", default="host")
 

@@ -179,6 +179,7 @@ def kind_of(kernel: Any) -> str | None:
 def machine_of(target: "Target") -> Machine:
     """The machine of a target, its schedules from `target.schedule`. Raises InputError for a name or value that none has."""
     wasm = target.triple.startswith("wasm32")
+    # The other registers hold weights and inputs.
     accumulators = 24 if target.registers >= 32 else 8 if wasm else 12
     by_element = target.triple.startswith(("aarch64", "arm64"))
     given = {kind: dict(values) for kind, values in target.schedule}
