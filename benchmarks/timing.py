@@ -79,7 +79,7 @@ class Contestant:
     worker: Worker
 
     def turn(self, calls: int) -> float:
-        """Median seconds of an inference, after one that is not counted."""
+        """Median seconds of an inference, after some that are not counted."""
         return median(self.worker.ask(do="time", name=self.label, calls=calls)["seconds"])
 
 

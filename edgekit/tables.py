@@ -229,8 +229,7 @@ def tune(r: dict) -> str:
                      if all(t[k] == s[k] for k in fields))] for t in shown]
             parts.append(f"{kind} on {processor}, {r['unit']} of {len(f['cases'])} layers against the default ({f['noise']:.1%} noise):\n"
                          + table([*fields, "cost", ""], rows))
-        parts.append("\n".join([f"{processor}.toml:", *(line for kind, f in found["kinds"].items() for line in (
-            "", f"[{kind}]", *(f"{k} = {v}" for k, v in f["schedule"].items())))]))
+        parts.append(f"{processor}.toml:\n\n{found['toml'].rstrip()}")
     return "\n\n".join(parts)
 
 

@@ -6,6 +6,7 @@ of tiles, with tiles as lanes on the side of the products and columns as lanes o
 few rows wait on the stack.
 """
 from collections.abc import Callable
+from functools import partial
 
 from edgekit.exporters.kernels.body import finish, lanes_for
 from edgekit.exporters.kernels.loops import Code, broadcast, const, shuffle
@@ -15,10 +16,13 @@ from edgekit.exporters.kernels.spec import WinogradInput, WinogradOutput
 F = "float32"
 
 
+def _times(lanes: int, number: float, x):
+    return broadcast(const(number, F), lanes) * x
+
+
 def _forward(code: Code, d: list, lanes: int) -> list:
     """B^T d: m + 2 values of the image to as many factors."""
-    def times(number: float, x):
-        return broadcast(const(number, F), lanes) * x
+    times = partial(_times, lanes)
     if len(d) == 4:
         made = [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
     else:
@@ -30,8 +34,7 @@ def _forward(code: Code, d: list, lanes: int) -> list:
 
 def _back(code: Code, p: list, lanes: int) -> list:
     """A^T p: m + 2 products to m outputs."""
-    def times(number: float, x):
-        return broadcast(const(number, F), lanes) * x
+    times = partial(_times, lanes)
     if len(p) == 4:
         made = [p[0] + p[1] + p[2], p[1] - p[2] - p[3]]
     else:
