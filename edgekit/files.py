@@ -26,7 +26,7 @@ def check_place(path: Path) -> None:
 @contextmanager
 def _aside(path: Path) -> Iterator[Path]:
     """A name beside the path, for a file that is gone afterwards."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = path.parent / f".{path.name}.{os.getpid()}"
     try:
         yield aside
     except OSError as error:

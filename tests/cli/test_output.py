@@ -71,6 +71,9 @@ def test_a_file_that_cannot_be_written_is_a_message(verb, tmp_path, capsys):
     verb([])
     assert cli.main(["targets", "--json", str(tmp_path / "no" / "out.json")]) == 2
     assert "No such file" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    for folder in (str(tmp_path), "."):
+        assert cli.main(["targets", "--json", folder]) == 2
+        assert "Is a directory" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_json_has_no_numpy_and_no_nan(verb, capsys):
