@@ -3,7 +3,7 @@ from collections.abc import Sequence
 from math import inf, isfinite
 
 from edgekit.exporters.kernels.loops import Code, broadcast, const, shuffle
-from edgekit.exporters.kernels.math import base_of, lanes_of, to
+from edgekit.exporters.kernels.math import base_of, extreme, lanes_of, to
 from edgekit.exporters.kernels.scalar import apply
 from edgekit.exporters.kernels.spec import Body, Op, Tensor
 
@@ -29,13 +29,13 @@ def _native(code: Code, op: Op, args: list, lanes: int):
     if op.dtype != "float32":
         return None
     if op.op in ("max", "min"):
-        return code.extreme(op.op + "imum", *args)
+        return extreme(op.op + "imum", *args)
     if op.op not in ("relu", "clip"):
         return None
     value, (low, high) = args[0], op.attrs if op.op == "clip" else (0.0, inf)
     for name, bound in (("maximum", low), ("minimum", high)):
         if isfinite(bound):
-            value = code.extreme(name, value, code.constant(bound, op.dtype, lanes))
+            value = extreme(name, value, code.constant(bound, op.dtype, lanes))
     return value
 
 

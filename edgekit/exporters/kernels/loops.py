@@ -199,11 +199,6 @@ class Code:
                 visit(done + k)
 
     @staticmethod
-    def extreme(name: str, a, b):
-        """LLVM's maximum or minimum: NaN where one of them is."""
-        return tirx.call_llvm_pure_intrin(str(a.ty), f"llvm.{name}", a, b)
-
-    @staticmethod
     def constant(value, dtype: str, lanes: int):
         """The value in every lane."""
         return broadcast(const(value, dtype), lanes)

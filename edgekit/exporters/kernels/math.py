@@ -60,8 +60,29 @@ def poly(let: Let, x, coefficients):
     return y
 
 
+def by_pairs(let: Let, x, square, coefficients):
+    """Horner's rule in the square of x on pairs of coefficients: a shorter chain than by x and, on AArch64, whose fmla
+    overwrites its addend, fewer copies of constants."""
+    c = [like(x, v) for v in coefficients]
+    y = c.pop(0) if len(c) % 2 else None
+    for high, low in zip(c[::2], c[1::2], strict=True):
+        pair = let(x * high + low)
+        y = pair if y is None else let(y * square + pair)
+    return y
+
+
+def extreme(name: str, a, b):
+    """LLVM's `maximum` or `minimum`: NaN where one of them is. One instruction where b is a constant that is not zero."""
+    return tirx.call_llvm_pure_intrin(str(a.ty), f"llvm.{name}", a, b)
+
+
+def within(let: Let, x, low: float, high: float):
+    """A float x within [low, high], neither of them zero; NaN stays."""
+    return let(extreme("minimum", let(extreme("maximum", x, like(x, low))), like(x, high)))
+
+
 def clamp(let: Let, x, low: float, high: float):
-    """x within [low, high]; NaN stays."""
+    """x within [low, high]; NaN stays. Any type."""
     x = let(select(x < like(x, low), like(x, low), x)) if low != -m.inf else x
     return let(select(x > like(x, high), like(x, high), x)) if high != m.inf else x
 
@@ -96,44 +117,50 @@ def trunc(let: Let, x):
     return copysign(let, floor(let, let(tirx.abs(x))), x)
 
 
-_MAGIC = 12582912.0  # 1.5 * 2^23: adding it rounds to an integer, which is then in the low bits
+_MAGIC = 12582912.0  # 1.5 * 2^23: adding it and an integer rounds to an integer, and leaves the sum of both in the low bits
 
 
-def _round(let: Let, x):
-    """(nearest integer as float, the same as int32) for |x| < 2^22; NaN gives NaN and some integer."""
-    t = let(x + like(x, _MAGIC))
-    i = let(bits(t, "int32"))
-    return let(t - like(t, _MAGIC)), let(i - like(i, 0x4B400000))
+def _nearest_plus(let: Let, x, bias: int):
+    """(the nearest integer n of x as float, an int32 whose low 9 bits are n + bias), for |x| < 2^21; NaN gives NaN."""
+    t = let(x + like(x, _MAGIC + bias))
+    return let(t - like(t, _MAGIC + bias)), let(bits(t, "int32"))
 
 
-def _power_of_two(let: Let, n):
-    """2^n for an int32 n in [-126, 127]."""
-    return let(bits((n + like(n, 127)) << like(n, 23), "float32"))
+def _float_of(let: Let, exponent):
+    """2^(e - 127), for an int32 whose low 9 bits are e, in [1, 254]; 0 for e = 0."""
+    return let(bits(exponent << like(exponent, 23), "float32"))
 
 
-_EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+_EXP = (1.3882003e-3, 8.369118e-3, 4.1667316e-2, 1.6666517e-1, 4.9999997e-1)  # minimax, error 2^-28 of e^r
 
 
-def _exp_parts(let: Let, x):
-    """(e^r - 1, n) with x = n ln 2 + r, |r| <= ln 2 / 2 (Cephes), for |x| < 1000."""
-    n, i = _round(let, let(x * like(x, m.log2(m.e))))
-    r = let(x - n * like(x, 0.693359375))
+def _exp_parts(let: Let, x, bias: int):
+    """(e^r - 1, an exponent n + bias) with x = n ln 2 + r, |r| <= ln 2 / 2, for |x| < 1000."""
+    n, exponent = _nearest_plus(let, x * like(x, m.log2(m.e)), bias)
+    r = let(x - n * like(x, 0.693359375))  # ln 2 in two parts, as products by the first are exact
     r = let(r + n * like(x, 2.12194440e-4))
-    return let(let(poly(let, r, _EXP) * let(r * r)) + r), i
+    square = let(r * r)
+    return let(r + square * by_pairs(let, r, square, _EXP)), exponent
 
 
 def exp(let: Let, x):
     """e^x, 1 ulp: inf above 88.73, through denormals to 0 below -103.98."""
-    p, n = _exp_parts(let, clamp(let, x, -104.0, 89.0))
-    half = let(n >> like(n, 1))  # in two steps, because 2^n itself may be out of range
-    return let(let(let(p + like(p, 1.0)) * _power_of_two(let, half)) * _power_of_two(let, let(n - half)))
+    p, both = _exp_parts(let, within(let, x, -104.0, 89.0), 254)
+    half = let(both >> like(both, 1))  # in two steps, because 2^n itself may be out of range
+    return let(let(let(p + like(p, 1.0)) * _float_of(let, half)) * _float_of(let, let(both - half)))
+
+
+def exp_below_40(let: Let, x):
+    """e^x for x < 40, 1 ulp: through denormals to 0 below -103.98."""
+    p, exponent = _exp_parts(let, let(extreme("maximum", x, like(x, -104.0))), 127 + 64)
+    return let(let(let(p + like(p, 1.0)) * _float_of(let, exponent)) * like(x, 2.0**-64))
 
 
 def expm1(let: Let, x):
-    """e^x - 1, 2 ulp, for x < 88."""
-    p, n = _exp_parts(let, clamp(let, x, -18.0, 88.0))
-    s = _power_of_two(let, n)
-    return let(select(tirx.abs(x) < like(x, 2.0**-24), x, let(s - like(s, 1.0)) + p * s))
+    """e^x - 1, 2 ulp, for x < 88. The sign of a zero is lost."""
+    p, exponent = _exp_parts(let, within(let, x, -18.0, 88.0), 127)
+    s = _float_of(let, exponent)
+    return let(let(s - like(s, 1.0)) + p * s)
 
 
 _LOG = (7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1,
@@ -171,35 +198,38 @@ def log1p(let: Let, x):
 
 
 def sigmoid(let: Let, x):
-    """1 / (1 + e^-x), 3 ulp, also where it is tiny."""
-    e = exp(let, let(-tirx.abs(x)))
-    return let(select(x < like(x, 0.0), e, like(x, 1.0)) / let(e + like(e, 1.0)))
+    """1 / (1 + e^-x), 3 ulp, also where it is tiny: as 2^-64 / (2^-64 + 2^-64 e^-x), which does not overflow."""
+    p, exponent = _exp_parts(let, let(-within(let, x, -104.0, 18.0)), 127 - 64)
+    s, one = _float_of(let, exponent), like(x, 2.0**-64)
+    return let(one / let(let(s + one) + p * s))
 
 
 _TANH = (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1)
 
 
 def tanh(let: Let, x):
-    """Hyperbolic tangent, 2 ulp (Cephes)."""
-    a = let(tirx.abs(x))
-    z = let(x * x)
-    near = let(let(let(poly(let, z, _TANH) * z) * a) + a)
-    p, n = _exp_parts(let, clamp(let, let(a + a), 0.0, 20.0))
-    e = let(let(p + like(p, 1.0)) * _power_of_two(let, n))
-    far = let(like(x, 1.0) - let(like(x, 2.0) / let(e + like(e, 1.0))))
+    """Hyperbolic tangent, 2 ulp: a polynomial (Cephes) up to 0.625, then 1 - 2 / (e^2x + 1)."""
+    a, z = let(tirx.abs(x)), let(x * x)
+    near = let(a + a * let(z * by_pairs(let, z, let(z * z), _TANH)))
+    c = let(extreme("minimum", a, like(x, 10.0)))
+    p, exponent = _exp_parts(let, let(c + c), 126)
+    s = _float_of(let, exponent)
+    far = let(like(x, 1.0) - let(like(x, 1.0) / let(let(s + like(s, 0.5)) + p * s)))
     return copysign(let, let(select(a < like(a, 0.625), near, far)), x)
 
 
-_ERFC = (-1.72853470e-5, 3.83197126e-4, -3.88396438e-3, 2.42546219e-2, -1.06777877e-1, -6.34846687e-1, -1.28717512e-1)
+_ERFC = (-1.72853470e-5, 3.83197126e-4, -3.88396438e-3, 2.42546219e-2, -1.06777877e-1, -6.34846687e-1, -1.128717512)
+_ERFC_ZERO = 8.973  # here the polynomial is -127 ln 2, where _float_of gives 0
 _ERF = (-5.96761703e-4, 4.99119423e-3, -2.67681349e-2, 1.12819925e-1, -3.76125336e-1, 1.28379166e-1)
 
 
 def _erf_parts(let: Let, x):
     """(erf x where |x| <= 0.928, erfc |x| where it is larger), by N. Juffa's polynomials."""
-    a = let(tirx.abs(x))
-    c = clamp(let, a, 0.0, 10.5)
-    tail = let(let(c * poly(let, c, _ERFC)) - c)
-    return let(x + x * poly(let, let(x * x), _ERF)), exp(let, tail)
+    a, z = let(tirx.abs(x)), let(x * x)
+    c = let(extreme("minimum", a, like(x, _ERFC_ZERO)))
+    p, exponent = _exp_parts(let, let(c * by_pairs(let, c, let(c * c), _ERFC)), 127)
+    s = _float_of(let, exponent)
+    return let(x + x * by_pairs(let, z, let(z * z), _ERF)), let(s + p * s)
 
 
 def erf(let: Let, x):

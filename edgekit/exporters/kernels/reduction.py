@@ -7,6 +7,7 @@ from tvm import tirx
 from edgekit.exporters.kernels.body import evaluate, finish, lanes_for, read, write
 from edgekit.exporters.kernels.elementwise import nest
 from edgekit.exporters.kernels.loops import Code, broadcast, const, shuffle
+from edgekit.exporters.kernels.math import exp_below_40
 from edgekit.exporters.kernels.scalar import apply
 from edgekit.exporters.kernels.schedule import Machine
 from edgekit.exporters.kernels.spec import Arg, Norm, Reduce, Tensor
@@ -155,7 +156,8 @@ def build_norm(k: Norm, machine: Machine):
             keeps = k.kind == "softmax" and k.output.dtype == dtype  # exponentials wait in the output for their sum
 
             def power(r, w):
-                e = code.let(unary("exp", element(r, w) - broadcast(top, w), w))
+                below = code.let(element(r, w) - broadcast(top, w))  # at most 0, as top is the largest
+                e = code.let(exp_below_40(code.let, below) if dtype == "float32" else unary("exp", below, w))
                 if keeps:
                     write(code, out, k.output, e, [*position, *r], w)
                 return e

@@ -34,6 +34,7 @@ def _periodic(double: Callable) -> Builder:
 
 
 _exp = _function(math.exp, math64.exp)
+_exp_below_40 = _function(math.exp_below_40, math64.exp)
 _expm1 = _function(math.expm1, math64.expm1)
 _log1p = _function(math.log1p, math64.log1p)
 _sigmoid = _function(math.sigmoid, math64.sigmoid)
@@ -137,12 +138,12 @@ def _hardsigmoid(let, x, alpha=0.2, beta=0.5):
 
 def _softplus(let, x):
     """log(1 + e^x), of the tail that is small."""
-    return select(x > like(x, 0), x, like(x, 0)) + _log1p(let, _exp(let, let(-tirx.abs(x))))
+    return select(x > like(x, 0), x, like(x, 0)) + _log1p(let, _exp_below_40(let, let(-tirx.abs(x))))
 
 
 def _mish(let, x):
     """x tanh(log(1 + e^x)) = x n / (n + 2) with n = e^2x + 2 e^x."""
-    e = _exp(let, let(select(x > like(x, 20), like(x, 20), x)))
+    e = _exp_below_40(let, let(select(x > like(x, 20), like(x, 20), x)))
     n = let(e * let(e + like(e, 2)))
     return x * let(n / let(n + like(n, 2)))
 
