@@ -6,44 +6,40 @@ import numpy as np
 
 from edgekit.bench.peaks import Peaks
 
-_SUMS = ("steps", "ms", "instructions", "macs", "dense_macs", "bytes", "weight_bytes", "_again")
-
 
 def rows(steps: Sequence[dict], measured: dict[str, Sequence[float]]) -> list[dict]:
     """Steps of one ONNX node added up, in the order of their first.
 
-    steps: those of the manifest; measured: `ms` or `instructions` of each. op, sparsity, group and kernel are those of the
-    step with the most multiply-adds. A bundle that does not say what a step moves has None for it.
+    steps: those of the manifest; measured: `ms` or `instructions` of each. op, sparsity and group are those of the step with
+    the most multiply-adds. A bundle that does not say what a step moves has None for it.
     """
-    found: dict[str, dict] = {}
+    numbers: dict[str, list[int]] = {}
     for k, step in enumerate(steps):
-        weights, again = step.get("weight_bytes"), step.get("rounds", 1) - 1
-        own = {"name": step["name"], "op": step["op"], "steps": 1, **{key: float(v[k]) for key, v in measured.items()},
-               "macs": step["macs"], "dense_macs": step["dense_macs"], "sparsity": step["sparsity"], "group": step["group"],
-               "bytes": step.get("bytes"), "weight_bytes": weights, "_again": None if weights is None else weights * again, "_most": step["macs"]}
-        row = found.setdefault(step["name"], own)
-        if row is not own:
-            if own["_most"] > row["_most"]:
-                row |= {key: own[key] for key in ("op", "sparsity", "group", "_most")}
-            row |= {key: None if own[key] is None or row[key] is None else row[key] + own[key] for key in _SUMS if key in own}
-    whole = {key: max(sum(r[key] for r in found.values()), 1e-12) for key in measured}
-    for row in found.values():
-        row["share"] = row[next(iter(measured))] / whole[next(iter(measured))]
-    return list(found.values())
+        numbers.setdefault(step["name"], []).append(k)
+    found = []
+    for name, own in numbers.items():
+        main = max((steps[k] for k in own), key=lambda step: step["macs"])
+        found.append({"name": name, "op": main["op"], "steps": len(own), **{key: float(sum(v[k] for k in own)) for key, v in measured.items()},
+                      "sparsity": main["sparsity"], "group": main["group"],
+                      **{key: _sum(steps[k].get(key) for k in own) for key in ("macs", "dense_macs", "bytes", "weight_bytes")}})
+    key = next(iter(measured))
+    whole = max(sum(row[key] for row in found), 1e-12)
+    for row in found:
+        row["share"] = row[key] / whole
+    return found
 
 
-def against_roofline(found: list[dict], peaks: Peaks | None, model_bytes: int) -> dict:
-    """Adds `gflops`, `possible_ms`, `bound` and `reached` to the rows and takes the helpers out; the row of the sum.
+def against_roofline(found: list[dict], steps: Sequence[dict], peaks: Peaks | None, model_bytes: int) -> dict:
+    """Adds `gflops`, `possible_ms`, `bound` and `reached` to the rows, which `steps` gave; the row of the sum.
 
     A layer's activations and what it reads again come from the level of memory that holds all it touches; its weights,
     which were used an inference ago, from the level that holds the model (model_bytes). The time that is possible is the
     longer of the arithmetic and of these reads (Williams, Waterman and Patterson 2009); None where peaks are unknown.
     """
     for row in found:
-        again = row.pop("_again")
-        row.pop("_most")
+        again = sum((s.get("rounds", 1) - 1) * s.get("weight_bytes", 0) for s in steps if s["name"] == row["name"])
         row["gflops"] = 2 * row["macs"] / max(row["ms"], 1e-9) / 1e6
-        if peaks is None or again is None:
+        if peaks is None or row["weight_bytes"] is None:
             row |= {"possible_ms": None, "bound": None, "reached": None}
             continue
         near, far = peaks.level(row["bytes"] + row["weight_bytes"]), peaks.level(model_bytes)
@@ -60,9 +56,8 @@ def against_roofline(found: list[dict], peaks: Peaks | None, model_bytes: int) -
 
 
 def per_product(found: list[dict]) -> dict:
-    """Adds `per_mac`, instructions a multiply-add (None where there are none), takes the helpers out; the row of the sum."""
+    """Adds `per_mac`, instructions a multiply-add (None where there are none); the row of the sum."""
     for row in found:
-        del row["_again"], row["_most"]
         row["instructions"] = int(row["instructions"])
         row["per_mac"] = row["instructions"] / row["macs"] if row["macs"] else None
     total = {key: _sum(row[key] for row in found) for key in ("steps", "instructions", "macs", "dense_macs", "bytes", "weight_bytes")}

@@ -202,7 +202,7 @@ def _layers(entry: dict, seconds: np.ndarray, manifest: dict, target: str, plan:
         roofline = limits.to_json()
     except MissingToolError as error:
         limits, roofline = None, {"missing": error.what, "fix": error.fix}
-    total = layers.against_roofline(found, limits, manifest["arena_bytes"] + manifest["weights_bytes"])
+    total = layers.against_roofline(found, entry["layers"], limits, manifest["arena_bytes"] + manifest["weights_bytes"])
     return {"layers": found, "layers_total": total, "roofline": roofline}
 
 

@@ -13,10 +13,6 @@ class Loop:
     stack: int
     text: str
 
-    @property
-    def per_product(self) -> float:
-        return self.instructions / self.products
-
 
 @dataclass(frozen=True)
 class Syntax:

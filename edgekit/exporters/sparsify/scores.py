@@ -2,11 +2,6 @@
 import numpy as np
 
 
-def l1(weight: np.ndarray) -> np.ndarray:
-    """|w|."""
-    return np.abs(weight)
-
-
 def l2(weight: np.ndarray) -> np.ndarray:
     """w^2: the sum over a group is the squared error that removing it makes in the weights."""
     return np.square(weight)
