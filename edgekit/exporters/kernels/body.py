@@ -59,10 +59,15 @@ def write(code: Code, buffer, tensor: Tensor, value, position: list, lanes: int)
     code.store(buffer, value, address(code, tensor.strides, position), lanes, tensor.strides[-1] if tensor.strides else 0)
 
 
-def finish(code: Code, k, extras: Sequence, out, value, position: list, lanes: int) -> None:
-    """A result of kernel k, which has `extras`, `post` and `output`, through the fused body to the output."""
+def result(code: Code, k, extras: Sequence, value, position: list, lanes: int):
+    """What the fused body of kernel k, which has `extras` and `post`, makes of a value."""
     values = [code.let(value), *(read(code, b, t, position, lanes) for b, t in zip(extras, k.extras, strict=True))]
-    write(code, out, k.output, evaluate(code, k.post, values, lanes), position, lanes)
+    return evaluate(code, k.post, values, lanes)
+
+
+def finish(code: Code, k, extras: Sequence, out, value, position: list, lanes: int) -> None:
+    """What the fused body makes of a value, to its place in the output."""
+    write(code, out, k.output, result(code, k, extras, value, position, lanes), position, lanes)
 
 
 def lanes_for(code: Code, n: int) -> int:

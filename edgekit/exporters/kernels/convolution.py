@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import cycle
 from math import prod
 
-from edgekit.exporters.kernels.body import address, finish, lanes_for
+from edgekit.exporters.kernels.body import address, finish, lanes_for, result
 from edgekit.exporters.kernels.lists import Lists, weights_of
 from edgekit.exporters.kernels.loops import Code, vector
 from edgekit.exporters.kernels.math import to
@@ -209,14 +209,21 @@ def _finish(code: Code, k: Conv, a: Operands, sums: Sums, line: int, first, star
     def row(j):
         return code.let(code.i(code.load(a.order, first + code.i(j)))) if a.order is not None else first + code.i(j)
 
+    def place(channel, at) -> list:
+        return [channel, *front, column + code.i(at)]
+
     def store(channel, at, value, lanes: int):
-        finish(code, k, a.extras, a.out, to(value, "float32"), [channel, *front, column + code.i(at)], lanes)
+        finish(code, k, a.extras, a.out, to(value, "float32"), place(channel, at), lanes)
     s = sums.shape
     channels = [row(j) for j in range(s.rows)] if s.vectors else []
+    lines = _output_lines(code, k, a, channels, [*front, column])
     full = code.array(s.rows * s.vectors * s.lanes, k.dtype) if len(k.post) > SHORT_BODY and s.vectors else None
 
     def whole(j: int, at: int, value):
-        if full is None:
+        if full is None and lines is not None:
+            done = result(code, k, a.extras, to(value, "float32"), place(channels[j], at), s.lanes)
+            code.store_from(lines[j], done, at, s.lanes)
+        elif full is None:
             store(channels[j], at, value, s.lanes)
         else:
             code.local_store(full, value, j * s.vectors * s.lanes + at, s.lanes)
@@ -233,3 +240,16 @@ def _finish(code: Code, k: Conv, a: Operands, sums: Sums, line: int, first, star
             with code.loop(s.vectors) as m:
                 at = code.let(m * code.i(s.lanes))
                 store(channel, at, code.let(code.local_load(full, j * code.i(s.vectors * s.lanes) + at, s.lanes)), s.lanes)
+
+
+def _output_lines(code: Code, k: Conv, a: Operands, channels: list, position: list) -> list | None:
+    """Where the rows of a tile go, on AArch64 an address each: channels lie too far apart for the offset of a store."""
+    if not channels or not code.machine.by_element or k.output.strides[-1] != 1:
+        return None
+    if a.order is not None:
+        return [code.anchored(a.out, address(code, k.output.strides, [channel, *position])) for channel in channels]
+    pitch = code.let(code.opaque(k.output.strides[0]))
+    lines = [code.anchored(a.out, address(code, k.output.strides, [channels[0], *position]))]
+    for _ in channels[1:]:
+        lines.append(code.anchored(lines[-1], pitch))
+    return lines

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 from tvm import tirx
-from tvm.ir import PointerType, PrimType
+from tvm.ir import Call, PointerType, PrimType
+from tvm.target.codegen import llvm_lookup_intrinsic_id
 
 from edgekit.exporters.kernels.schedule import Machine
 
@@ -70,11 +71,30 @@ class Code:
 
     def shifted(self, buffer, index):
         """The buffer from an index on, which is computed once, here."""
+        return self._at(buffer, tirx.address_of(self.load(buffer, index)))
+
+    def anchored(self, buffer, index):
+        """The buffer from an index on, for `load_from` and `store_from`: by an address in a register of its own, which LLVM
+        takes as it is, so that distances from it become offsets of loads and stores."""
+        there = tirx.address_of(self.load(buffer, index))
+        launder = const(llvm_lookup_intrinsic_id("llvm.launder.invariant.group"), "uint32")
+        return self._at(buffer, Call("tirx.call_llvm_pure_intrin", [launder, there], ret_ty=there.ty))
+
+    def _at(self, buffer, address):
         pointer = tirx.Var(self._name("a"), PointerType(PrimType(buffer.dtype)))
-        self._add(tirx.Bind(pointer, tirx.address_of(self.load(buffer, index))))
+        self._add(tirx.Bind(pointer, address))
         rest = tirx.decl_buffer((1 << 30,), buffer.dtype, self._name("b"))
         self._add(tirx.DeclBuffer(rest, data=pointer))
         return rest
+
+    def load_from(self, anchor, distance: int, lanes: int):
+        """`lanes` elements, `distance` of them after what `anchored` gave."""
+        at = self.i(distance)
+        return tirx.BufferLoad(anchor, [at if lanes == 1 else tirx.Ramp(at, self.i(1), lanes)])
+
+    def store_from(self, anchor, value, distance: int, lanes: int) -> None:
+        at = self.i(distance)
+        self._add(tirx.BufferStore(anchor, value, [at if lanes == 1 else tirx.Ramp(at, self.i(1), lanes)]))
 
     def zero(self, number):
         """0, for all the compiler knows another one for every number."""
