@@ -342,12 +342,17 @@ def test_opening_and_closing_leaves_nothing(files, target, times):
 
     for _ in range(max(5, times // 10)):
         once()
-    rss, handles, tasks = _facts()
-    for _ in range(times):
-        once()
-    after = _facts()
     few = times // 2  # the test runner has a thread that comes and goes
-    assert after[0] - rss < 8000 and after[1] <= handles and after[2] < tasks + few, (rss, handles, tasks, after)
+    for _ in range(3):  # what a process that ran other tests frees late is no leak; a leak grows every time
+        rss, handles, tasks = _facts()
+        for _ in range(times):
+            once()
+        after = _facts()
+        assert after[1] <= handles and after[2] < tasks + few, (rss, handles, tasks, after)
+        if after[0] - rss < 8000:
+            break
+    else:
+        pytest.fail(f"{times} sessions kept {after[0] - rss} kB each time")
     assert len(_children()) == children
 
 
