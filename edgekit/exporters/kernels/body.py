@@ -78,6 +78,11 @@ def lanes_for(code: Code, n: int) -> int:
     return lanes
 
 
+def covering(code: Code, n: int) -> int:
+    """Lanes of a vector that holds n elements, or of the widest."""
+    return lanes_for(code, 1 << (n - 1).bit_length())
+
+
 def read_at(code: Code, buffer, tensor: Tensor, row, columns, lanes: int):
     """One element of a two-dimensional operand a lane: of `row`, from the column of that lane, columns(lane)."""
     if lanes == 1 or tensor.strides[1] == 0:

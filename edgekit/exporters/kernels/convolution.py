@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import cycle
 from math import prod
 
-from edgekit.exporters.kernels.body import address, finish, lanes_for, result
+from edgekit.exporters.kernels.body import address, covering, finish, lanes_for, result
 from edgekit.exporters.kernels.lists import Lists, weights_of
 from edgekit.exporters.kernels.loops import Code, vector
 from edgekit.exporters.kernels.math import to
@@ -161,7 +161,7 @@ def _lines(code: Code, k: Conv, a: Operands, g, v0, inputs: _Inputs, front: list
     """Rows v0... of group g over a block of `lines` lines of `columns` positions."""
     rows, wide = code.machine.conv.tile(k.v)
     most = code.machine.accumulators + (0 if code.machine.accumulators < 24 else 2 if code.machine.by_element else 4)
-    lanes = lanes_for(code, 1 << (columns - 1).bit_length())
+    lanes = covering(code, columns)
     vectors = max(columns // lanes, 1)
     wide = -(-vectors // -(-vectors // wide))  # tiles of about one size: a narrow one at the end costs loads
     whole, others = cut(columns, rows, lanes, wide, most, rows - 1 if code.machine.by_element else 4)

@@ -8,7 +8,7 @@ memory: rows outside are left out, and lanes outside are zeros shuffled in at th
 from collections.abc import Iterator
 from itertools import groupby
 
-from edgekit.exporters.kernels.body import evaluate, lanes_for, read, write
+from edgekit.exporters.kernels.body import covering, finish
 from edgekit.exporters.kernels.loops import Code, broadcast, shuffle
 from edgekit.exporters.kernels.schedule import Machine
 from edgekit.exporters.kernels.spec import Depthwise
@@ -27,7 +27,7 @@ def build_depthwise(k: Depthwise, machine: Machine):
     extras = [code.operand(t.dtype) for t in k.extras]
     out = code.operand(k.output.dtype)
     taps, width = k.kernel[0] * k.kernel[1], k.spatial[1]
-    lanes = lanes_for(code, 1 << (width - 1).bit_length())
+    lanes = covering(code, width)
     size = ring(k.kernel[0], k.stride[0], k.dilation[0])
     held = -(-taps // machine.lanes) if machine.by_element else taps
     free = machine.accumulators - held if held < machine.accumulators else machine.accumulators
@@ -40,17 +40,15 @@ def build_depthwise(k: Depthwise, machine: Machine):
         weights = _weights(code, w, c, taps, lanes)
         first = code.let(code.load(bias, c, lanes, 0))
 
-        def finish(sums, row, column) -> None:
+        def done(sums, row, column) -> None:
             for at, wide in _pieces(min(lanes, width)):
-                position = [n, c, row, column + code.i(at)]
-                value = code.let(sums if wide == lanes else shuffle([sums], range(at, at + wide)))
-                values = [value, *(read(code, b, t, position, wide) for b, t in zip(extras, k.extras, strict=True))]
-                write(code, out, k.output, evaluate(code, k.post, values, wide), position, wide)
+                value = sums if wide == lanes else shuffle([sums], range(at, at + wide))
+                finish(code, k, extras, out, value, [n, c, row, column + code.i(at)], wide)
         for starts, count in _strips(k, lanes, widest):
             with code.loop(count) as t:
                 moved = code.let(t * code.i(len(starts) * lanes)) if count > 1 else code.i(0)
                 _walk(code, k, x, image + moved * code.i(k.stride[1]), starts, lanes, weights, first,
-                      lambda sums, row, start, moved=moved: finish(sums, row, moved + code.i(start)))
+                      lambda sums, row, start, moved=moved: done(sums, row, moved + code.i(start)))
     return code.function(), k.batch * k.channels
 
 

@@ -8,7 +8,7 @@ few rows wait on the stack.
 from collections.abc import Callable
 from functools import partial
 
-from edgekit.exporters.kernels.body import finish, lanes_for
+from edgekit.exporters.kernels.body import covering, finish, lanes_for
 from edgekit.exporters.kernels.loops import Code, broadcast, const, shuffle
 from edgekit.exporters.kernels.schedule import Machine
 from edgekit.exporters.kernels.spec import WinogradInput, WinogradOutput
@@ -63,7 +63,7 @@ def build_winograd_input(k: WinogradInput, machine: Machine):
     x, out = code.operand(F), code.operand(F)
     m, size, (down, across) = k.m, k.m + 2, k.tiles
     positions, width = k.batch * down * across, across * m + 2
-    wide = lanes_for(code, 1 << (width - 1).bit_length())
+    wide = covering(code, width)
     pitch = -(-width // wide) * wide + m
     rows = code.array(size * pitch, F)
     with code.units() as u:
