@@ -1,0 +1,64 @@
+"""The demo's driving policy (a GRU) in closed loop: what becomes of whole episodes when it drives (edgekit/demo)."""
+import numpy as np
+import onnx
+
+from benchmarks.accuracy.rows import CASES, Bar, Row, Run, runner
+from edgekit.demo.networks import POLICY
+from edgekit.demo.simulator import Plan, Policy, drive_episodes
+
+EPISODES = {"tuning": 200, "test": 1000}
+SEEDS = {"calibration": 4_000_000, "tuning": 5_000_000, "test": 0}  # the policy was trained on seeds from 1,000,000
+STEPS = 300
+WIDTH = 128
+
+
+def driver(run: Run, seen: list[tuple[np.ndarray, np.ndarray]] | None = None) -> Policy:
+    """The policy over episodes that step together; it remembers. seen: collects observations and memories."""
+    memory: list[np.ndarray] = []
+
+    def act(observations: np.ndarray) -> np.ndarray:
+        memory.extend(np.zeros((1, 1, WIDTH), np.float32) for _ in range(len(observations) - len(memory)))
+        if seen is not None:
+            seen.append((observations, np.stack(memory)))
+        done = [run({"obs": x[None], "h": h}) for x, h in zip(observations, memory)]
+        memory[:] = [h for _, h in done]
+        return np.concatenate([action for action, _ in done])
+    return act
+
+
+def calibration(seed: int) -> dict[str, np.ndarray]:
+    """Moments of episodes that the dense policy drives: 32 of each of 8 episodes, at steps of their own."""
+    seen: list[tuple[np.ndarray, np.ndarray]] = []
+    alive: list[np.ndarray] = []
+
+    def watch(plan: Plan, actions: np.ndarray, living: np.ndarray) -> None:
+        alive.append(living.copy())
+    count = CASES // 32
+    drive_episodes(SEEDS["calibration"] + seed * count + np.arange(count), driver(runner(model()), seen), STEPS, watch)
+    x, h, lives = np.stack([a for a, _ in seen]), np.stack([b for _, b in seen]), np.stack(alive)
+    where = np.argwhere(lives)
+    chosen = where[np.sort(np.random.default_rng(seed).choice(len(where), CASES, replace=False))]
+    at = tuple(chosen.T)
+    return {"obs": x[at][:, None], "h": h[at]}
+
+
+def episodes(run: Run, split: str) -> dict[str, np.ndarray]:
+    """Each episode: did it end early (0 or 1), its reward, m driven."""
+    done = drive_episodes(SEEDS[split] + np.arange(EPISODES[split]), driver(run), STEPS)
+    return {"failed": (done.crashed | done.off_road).astype(float), "reward": done.reward, "progress": done.progress}
+
+
+def model() -> onnx.ModelProto:
+    return onnx.load(POLICY.dense)
+
+
+def row(name: str = "driving") -> Row:
+    bars = tuple(Bar(method, 0.5, *figure, kind="margin") for method in ("tuned", "fine-tuned") for figure in (("failed", 0.01), ("reward", 0.02)))
+    return Row(name, "the demo's driving policy, closed loop", model, calibration, lambda run, split: means(episodes(run, split)),
+               {"failed": "share of episodes that end by a crash or off the road", "reward": "mean reward", "progress": "m an episode"},
+               f"calibration: moments of episodes of seeds from {SEEDS['calibration']:,}; recipes: {EPISODES['tuning']} episodes from {SEEDS['tuning']:,}; scored: "
+               f"{EPISODES['test']} episodes, seeds from 0", bars, episodes=episodes, higher=("reward", "progress"))
+
+
+def means(each: dict[str, np.ndarray]) -> dict[str, float]:
+    return {k: float(v.mean()) for k, v in each.items()}
