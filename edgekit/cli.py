@@ -181,7 +181,7 @@ def _demo(args: argparse.Namespace, progress: Progress) -> Answer:
 def _export(args: argparse.Namespace, progress: Progress) -> Answer:
     from edgekit.export import export
     bundle = export(_model(args.model), targets=args.target or ["host"], sparsity=args.sparsity, group=args.group,
-                    calibration=args.calibration, input_shapes=_shapes(args.input_shape), states=_states(args.state),
+                    pattern=args.pattern, calibration=args.calibration, input_shapes=_shapes(args.input_shape), states=_states(args.state),
                     output=args.output, name=args.name, dtype=args.dtype, source=not args.no_source,
                     trust_model=args.trust_model, overwrite=args.overwrite, progress=progress)
     return Answer(bundle.summary, tables.export)
@@ -328,7 +328,8 @@ def _parser() -> argparse.ArgumentParser:
     _model_arguments(export)
     export.add_argument("-o", "--output", metavar="OUT.ekb", required=True)
     export.add_argument("-t", "--target", action="append", help="repeatable (default: host); see `edgekit targets`")
-    export.add_argument("--sparsity", type=float, default=0.0, help="share of the weights to prune, 0 to below 1")
+    export.add_argument("--sparsity", type=float, help="share of the weights to prune, 0 to below 1 (default: 0, or what an N:M pattern drops)")
+    export.add_argument("--pattern", default="groups", metavar="groups|N:M|unstructured", help="which weights may go together (default: %(default)s)")
     export.add_argument("--group", type=_group, default=8, help="outputs that share inputs: a number or auto (default: %(default)s)")
     export.add_argument("--calibration", metavar="X.npz", help="inputs in_NAME (axis 0 is the case) for the test vectors")
     export.add_argument("--dtype", default="float32", help="of products with constant weights: float32 or, on AArch64, float16 (default: %(default)s)")

@@ -18,14 +18,16 @@ TOOLS = ("apache-tvm", "ziglang", "onnx", "onnxruntime")
 Progress = Callable[[str], None]
 
 
-def export(model: Any, *, targets: Iterable[str] = ("host",), sparsity: float = 0.0, group: int | str = 8, calibration: Any = None,
+def export(model: Any, *, targets: Iterable[str] = ("host",), sparsity: float | Mapping[str, float] | None = None, group: int | str = 8,
+           pattern: str = "groups", calibration: Any = None,
            input_shapes: Mapping[str, Any] | None = None, states: Mapping[str, str] | None = None, output: str | Path,
            name: str | None = None, example_inputs: Any = None, dtype: str = "float32", source: bool = True, trust_model: bool = False,
            overwrite: bool = False, progress: Progress = lambda _: None) -> bundles.Bundle:
     """Compiles a model for `targets`, checks it against onnxruntime, and writes the bundle `output`.
 
     model, example_inputs, input_shapes, states, trust_model: see `edgekit.exporters.load.load`.
-    sparsity, group: see `edgekit.exporters.sparsify.prune_onnx`; 0 leaves the model as it is, zeros in it are used anyway.
+    sparsity, group, pattern: see `edgekit.exporters.sparsify.prune_onnx`; without sparsity an N:M pattern drops what it says,
+    and any other leaves the model as it is. Zeros that are in the model are used anyway.
     calibration: {input: array with the case as axis 0} or an .npz file of such arrays (also named in_INPUT): inputs of the
     bundle's test vectors; without it they are drawn from a seed. source: whether the pruned ONNX goes into the bundle.
 
@@ -45,14 +47,16 @@ def export(model: Any, *, targets: Iterable[str] = ("host",), sparsity: float = 
     from edgekit.exporters.kernels.schedule import schedules_of
     from edgekit.exporters.load import load
     from edgekit.exporters.lower import lower, supported
-    from edgekit.exporters.sparsify import prune_onnx
+    from edgekit.exporters.sparsify import parse, prune_onnx
+    if sparsity is None:
+        sparsity = parse(pattern).sparsity or 0.0
     schedules = {t.name: schedules_of(t) for t in chosen}
     progress("loading")
     loaded = load(model, example_inputs=example_inputs, input_shapes=input_shapes, states=states, trust_model=trust_model, name=name,
                   keep=supported())
     entries = [v.name for v in loaded.variants]
     progress("pruning" if sparsity else "looking at the layers")
-    pruned = prune_onnx([v.model for v in loaded.variants], sparsity=sparsity, group=group)
+    pruned = prune_onnx([v.model for v in loaded.variants], sparsity=sparsity, group=group, pattern=pattern)
     progress("lowering")
     plan, arrays = lower(loaded.name, list(zip(entries, pruned.models, strict=True)), loaded.states, dtype)
     progress("running the test vectors in onnxruntime")
@@ -76,7 +80,7 @@ def export(model: Any, *, targets: Iterable[str] = ("host",), sparsity: float = 
             test_vectors.save(staging / f"vectors{end}.npz", vectors[entry])
             if source:
                 (staging / f"model{end}.onnx").write_bytes(pruned_model.SerializeToString())
-        manifest = _manifest(plan, pruned.layers, chosen, staging, loaded, vectors, sparsity)
+        manifest = _manifest(plan, pruned.layers, chosen, staging, loaded, vectors, pattern, sparsity)
         for t in chosen:
             described = [{"name": x.level, "cpu_features": list(cpu_features(x))} for x in t.levels]
             manifest["targets"][t.name] |= {"cpu_features": described[-1]["cpu_features"], "levels": described if t.better else [],
@@ -130,7 +134,7 @@ def _port(p) -> dict:
     return {"name": p.name, "dtype": p.dtype, "shape": list(p.shape)}
 
 
-def _manifest(plan, layers: Sequence, chosen, staging: Path, loaded, vectors, sparsity: float) -> dict:
+def _manifest(plan, layers: Sequence, chosen, staging: Path, loaded, vectors, pattern: str, sparsity: float | Mapping[str, float]) -> dict:
     from importlib import metadata
 
     from edgekit import __version__
@@ -164,7 +168,7 @@ def _manifest(plan, layers: Sequence, chosen, staging: Path, loaded, vectors, sp
         "weights_bytes": (staging / "weights.bin").stat().st_size,
         "layers": [{"name": x.name, "op": x.op, "shape": list(x.shape), "macs": x.macs, "sparsity": round(x.sparsity, 4), "group": x.group,
                     "reason": x.reason or (dense.get(x.name, "") if x.sparsity else "")} for x in layers],
-        "pruning": {"sparsity": sparsity, "max_rel_to_original": original}, "source": loaded.source, "made_by": made_by,
+        "pruning": {"pattern": pattern, "sparsity": sparsity, "max_rel_to_original": original}, "source": loaded.source, "made_by": made_by,
         "license": loaded.source.get("license", "")}
 
 
@@ -207,6 +211,10 @@ def _notes(manifest: dict) -> list[str]:
     notes = []
     if manifest["pruning"]["sparsity"] and not any(x["sparsity"] for x in manifest["layers"]):
         notes.append("no layer was pruned: the table says why each stays dense")
+    pattern, pruned = manifest["pruning"]["pattern"], [x for x in manifest["layers"] if x["sparsity"]]
+    if pattern not in ("groups", "channels") and pruned:
+        gain = sum(1 for x in pruned if x["group"] and not x["reason"])
+        notes.append(f"of {len(pruned)} layers with zeros {gain} are computed faster for them: the kernels are made for groups, and use {pattern} zeros only where lists of them pay")
     if manifest["pruning"]["sparsity"] and any(v is None or v > 0.1 for v in manifest["pruning"]["max_rel_to_original"].values()):
         notes.append("pruning without data changed the outputs by more than a tenth: fine-tune the pruned model (`edgekit.prune`), or ask for less sparsity")
     return notes

@@ -4,12 +4,13 @@ from typing import TYPE_CHECKING, Any
 from edgekit.exporters.sparsify.benefit import Cost, LayerBenefit, benefit
 from edgekit.exporters.sparsify.groups import Groups, dense_groups, find_groups, pack, unpack
 from edgekit.exporters.sparsify.oneshot import Pruned, prune_onnx
+from edgekit.exporters.sparsify.patterns import Pattern, parse
 from edgekit.exporters.sparsify.rules import Layer
 
 if TYPE_CHECKING:
     from edgekit.exporters.sparsify.training import prune, remove, summary
 
-__all__ = ["Cost", "Groups", "Layer", "LayerBenefit", "Pruned", "benefit", "dense_groups", "find_groups", "pack",
+__all__ = ["Cost", "Groups", "Layer", "LayerBenefit", "Pattern", "Pruned", "benefit", "dense_groups", "find_groups", "pack", "parse",
            "prune", "prune_onnx", "remove", "summary", "unpack"]
 
 

@@ -1,5 +1,6 @@
-"""Pruning of ONNX models without data: by magnitude, in balanced groups. The result is plain ONNX with more zeros."""
-from collections.abc import Sequence
+"""Pruning of ONNX models without data, by scores of the weights. The result is plain ONNX with more zeros."""
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -7,13 +8,15 @@ import numpy as np
 
 from edgekit.errors import InputError
 from edgekit.exporters.sparsify.graph import Weight, matrices, require_onnx, restore, weights
-from edgekit.exporters.sparsify.mask import choose, mask
-from edgekit.exporters.sparsify.rules import LEFT, Choice, Group, Layer, checked, decide
+from edgekit.exporters.sparsify.patterns import Pattern, agreed, group_of, keep, parse
+from edgekit.exporters.sparsify.rules import LEFT, Choice, Group, Layer, Sparsity, decide_all
 from edgekit.exporters.sparsify.scores import l2
 from edgekit.exporters.sparsify.zeros import zeros
 
 if TYPE_CHECKING:
     import onnx
+
+Score = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -24,24 +27,30 @@ class Pruned:
     layers: tuple[Layer, ...]
 
 
-def prune_onnx(models: "Sequence[onnx.ModelProto]", *, sparsity: float, group: Group = "auto") -> Pruned:
-    """Sets the least weights, by magnitude, of every layer that group sparsity applies to, to zero.
+def prune_onnx(models: "Sequence[onnx.ModelProto]", *, sparsity: Sparsity, group: Group = "auto",
+               pattern: str = "groups", score: Score = l2, permute: bool = True) -> Pruned:
+    """Sets the weights of least score of the layers to zero.
 
-    models: clean graphs (see `exporters/load`), variants of one model; they are not changed. sparsity: share of the
-    inputs that each group drops, 0 <= sparsity < 1. group: outputs that share their inputs, 1 to 64, or "auto".
+    models: clean graphs (see `exporters/load`), variants of one model; they are not changed. sparsity: share of its
+    weights that each layer drops, 0 <= sparsity < 1, for all that the rules prune, or {layer: sparsity} (see
+    `rules.decide_all`); an N:M pattern drops 1 - N/M and nothing else. group: outputs that share their inputs, 1 to
+    64, or "auto"; of the pattern "groups". pattern: see `patterns`. score: from a matrix (outputs, inputs) to scores of
+    the same shape. permute: whether any outputs may share a group, or only neighbours.
+
     Only values of initializers change. Weights that occur several times, in one or in several of the models, are pruned
     once and alike. Zeros that are there already stay, and count where kernels use them. InputError for bad arguments.
     """
-    sparsity, group = checked(sparsity, group)
+    wanted = parse(pattern)
     onnx = require_onnx()
     copies = []
     for model in models:
         copies.append(onnx.ModelProto())
         copies[-1].CopyFrom(model)
     tensors = [{t.name: t for t in model.graph.initializer} for model in copies]
+    found = weights(copies)
+    choices = decide_all([(w.name, w.facts) for w in found], agreed(wanted, sparsity), group_of(wanted, group))
     layers = []
-    for weight in weights(copies):
-        choice = decide(weight.facts, sparsity, group)
+    for weight, choice in zip(found, choices):
         arrays = [onnx.numpy_helper.to_array(tensors[m][name]) for m, name, _ in weight.places]
         if weight.facts.blocked not in ("", LEFT):
             layers.append(_layer(weight, 0.0, None, choice.reason))
@@ -53,19 +62,29 @@ def prune_onnx(models: "Sequence[onnx.ModelProto]", *, sparsity: float, group: G
         elif choice.reason:
             layers.append(_layer(weight, 0.0, None, choice.reason))
         else:
-            pruned = _prune(weight.name, stack, choice)
+            taps = math.prod(weight.shape[2:]) if weight.facts.kind == "conv" else 1
+            kept = [keep(score(w), wanted, choice, taps, permute) for w in _finite(weight.name, stack)]
+            pruned = np.where(kept, stack, np.zeros((), stack.dtype))
             for (m, name, layout), array in zip(weight.places, arrays):
                 value = restore(pruned, array.shape, layout)
                 tensors[m][name].CopyFrom(onnx.numpy_helper.from_array(value, name))
-            layers.append(_layer(weight, 1 - choice.kept / stack.shape[2], choice.v, ""))
+            layers.append(_seen(weight, choice, wanted, pruned))
     return Pruned(tuple(copies), tuple(layers))
 
 
-def _prune(name: str, stack: np.ndarray, choice: Choice) -> np.ndarray:
+def _finite(name: str, stack: np.ndarray) -> np.ndarray:
+    """The weights in float32, or InputError."""
     if not np.isfinite(stack).all():
         raise InputError("the weights are not finite", where=name, fix="train or export the model again")
-    keep = [mask(choose(l2(w.astype(np.float32)), choice.v, choice.kept), *w.shape) for w in stack]
-    return np.where(keep, stack, np.zeros((), stack.dtype))
+    return stack.astype(np.float32)
+
+
+def _seen(weight: Weight, choice: Choice, pattern: Pattern, pruned: np.ndarray) -> Layer:
+    """What the kernel will make of a layer's new zeros."""
+    if pattern.kind == "groups":
+        return _layer(weight, 1 - choice.kept / pruned.shape[2], choice.v, "")
+    there = zeros(pruned, "stack", weight.facts)
+    return _layer(weight, there.share, there.group, "" if there.group else "lists of its zeros would not be faster")
 
 
 def _layer(weight: Weight, sparsity: float, group: int | None, reason: str) -> Layer:

@@ -1,6 +1,7 @@
 """Which layers are pruned, in what groups, and why the others stay dense: one set of rules for ONNX and torch."""
 import math
 import numbers
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edgekit.errors import InputError
@@ -13,6 +14,7 @@ LEFT = "its constant is the left factor"
 TRANSPOSED = "transposed convolutions have no sparse kernel"
 
 Group = int | str
+Sparsity = float | Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class Layer:
 
     name: the ONNX node or torch module; of a recurrent layer with .W or .R behind it. Weights used by several nodes are
     one layer, named after the first. shape: of the weights. macs: dense multiply-adds of one inference, all uses.
-    sparsity: share of the inputs that a group does not read. group: V, or None when dense. reason: why dense, or "".
+    sparsity: share of the weights that are zeros, or left with removed channels. group: V of the lists that its kernel
+    reads, or None where it has none. reason: why it is computed densely although the rules or zeros would allow more, or "".
     """
 
     name: str
@@ -59,14 +62,14 @@ class Choice:
     reason: str = ""
 
 
-def checked(sparsity: float, group: Group) -> tuple[float, Group]:
-    """The arguments of pruning, or InputError."""
+def checked(sparsity: float, group: Group, where: str = "") -> tuple[float, Group]:
+    """The arguments of pruning, or InputError. where: the layer that the sparsity is for."""
     try:
         number = float(sparsity)
     except (TypeError, ValueError):
         number = math.nan
     if not 0 <= number < 1:
-        raise InputError(f"sparsity must be at least 0 and less than 1, not {sparsity!r}", 
+        raise InputError(f"sparsity must be at least 0 and less than 1, not {sparsity!r}", where=where,
                          fix="0.5 prunes half of the weights")
     whole = isinstance(group, numbers.Real) and not isinstance(group, bool) and group in range(1, 65)
     if group != "auto" and not whole:
@@ -85,27 +88,55 @@ def auto_group(kind: str, outputs: int) -> int:
     return next((v for v in waste if waste[v] <= PADDING), min(waste, key=lambda v: waste[v]))
 
 
-def decide(facts: Facts, sparsity: float, group: Group) -> Choice:
-    """The groups of a layer at `sparsity`, or why it stays dense."""
+def decide_all(layers: Sequence[tuple[str, Facts]], sparsity: Sparsity, group: Group) -> list[Choice]:
+    """The groups of every layer, in their order. layers: names and facts.
+
+    sparsity: one number for all layers that the rules prune; or {name: sparsity}: layers that are not named stay dense,
+    and one that is named is pruned where it can be, be it a head, a first convolution or tiny. InputError for numbers
+    and names that do not fit, and for a named layer that cannot be pruned.
+    """
+    if not isinstance(sparsity, Mapping):
+        sparsity, group = checked(sparsity, group)
+        return [decide(facts, sparsity, group) for _, facts in layers]
+    _, group = checked(0, group)
+    known = {name for name, _ in layers}
+    for name, value in sparsity.items():
+        if name not in known:
+            raise InputError(f"there is no layer {name!r}", fix="the layers are: " + ", ".join(sorted(known)))
+        checked(value, group, name)
+    choices = [decide(facts, float(sparsity.get(name, 0)), group, bool(sparsity.get(name))) for name, facts in layers]
+    for (name, _), choice in zip(layers, choices):
+        if sparsity.get(name) and not choice.v:
+            raise InputError(f"it cannot be pruned: {choice.reason}", where=name, fix="leave it out, or change the group")
+    return choices
+
+
+def decide(facts: Facts, sparsity: float, group: Group, named: bool = False) -> Choice:
+    """The groups of a layer at `sparsity`, or why it stays dense. named: the user asked for this very layer."""
     if facts.blocked:
         return Choice(0, 0, facts.blocked)
-    if facts.head and facts.kind != "recurrent":
-        return Choice(0, 0, "it is the head: it makes an output of the model")
-    if facts.first and facts.kind == "conv":
-        return Choice(0, 0, "it is the first convolution: it reads the input of the model")
-    if facts.inputs < MIN_INPUTS:
-        return Choice(0, 0, f"it has {_number(facts.inputs, 'input')}: too few to choose from")
+    if not named and (habit := _habit(facts)):
+        return Choice(0, 0, habit)
     if facts.outputs < 4 or group != "auto" and facts.outputs < int(group):
         needed = 4 if group == "auto" else max(4, int(group))
         return Choice(0, 0, f"it has {_number(facts.outputs, 'output')}, fewer than the {needed} of a group")
-    if facts.macs < MIN_MACS:
-        return Choice(0, 0, f"it is tiny: {facts.macs} multiply-adds")
     v = auto_group(facts.kind, facts.outputs) if group == "auto" else int(group)
     kept = kept_inputs(facts.inputs, sparsity)
     if -(-facts.outputs // v) * v * kept > WORTH * facts.outputs * facts.inputs:
         return Choice(v, kept, f"groups of {v} over {facts.outputs} outputs that keep {kept} of {facts.inputs} inputs "
                                f"would save less than {1 - WORTH:.0%}" if sparsity else "no sparsity was asked for")
     return Choice(v, kept)
+
+
+def _habit(facts: Facts) -> str:
+    """Why a layer that could be pruned usually is not, or ""."""
+    if facts.head and facts.kind != "recurrent":
+        return "it is the head: it makes an output of the model"
+    if facts.first and facts.kind == "conv":
+        return "it is the first convolution: it reads the input of the model"
+    if facts.inputs < MIN_INPUTS:
+        return f"it has {_number(facts.inputs, 'input')}: too few to choose from"
+    return f"it is tiny: {facts.macs} multiply-adds" if facts.macs < MIN_MACS else ""
 
 
 def grouped(fan_in: int) -> str:
