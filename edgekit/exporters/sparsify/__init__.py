@@ -1,4 +1,5 @@
 """Which weights go: patterns, scores, permutation and pruning. Plain numpy; onnx and torch are imported where used."""
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from edgekit.exporters.sparsify.benefit import Cost, LayerBenefit, benefit
@@ -8,14 +9,16 @@ from edgekit.exporters.sparsify.patterns import Pattern, parse
 from edgekit.exporters.sparsify.rules import Layer
 
 if TYPE_CHECKING:
+    from edgekit.exporters.sparsify.onnx_module import trainable
     from edgekit.exporters.sparsify.training import prune, remove, summary
 
 __all__ = ["Cost", "Groups", "Layer", "LayerBenefit", "Pattern", "Pruned", "benefit", "dense_groups", "find_groups", "pack", "parse",
-           "prune", "prune_onnx", "remove", "summary", "unpack"]
+           "prune", "prune_onnx", "remove", "summary", "trainable", "unpack"]
+
+_TORCH = {"prune": "training", "remove": "training", "summary": "training", "trainable": "onnx_module"}  # these need torch
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("prune", "remove", "summary"):  # these need torch
-        from edgekit.exporters.sparsify import training
-        return getattr(training, name)
+    if name in _TORCH:
+        return getattr(import_module(f"edgekit.exporters.sparsify.{_TORCH[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,79 @@
+"""An ONNX model as a torch module that any training loop can train, and back.
+
+Needs torch: `import edgekit` does not import this module, `ek.trainable` does.
+"""
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.errors import InputError, MissingToolError
+
+try:
+    from torch import Tensor, nn
+    from torch.nn.utils import parametrize
+except ImportError:
+    raise MissingToolError("torch is not installed", fix="pip install 'edgekit-deploy[torch]'") from None
+
+from edgekit.exporters.sparsify.torch_graph.graph import Graph, quoted
+from edgekit.exporters.sparsify.torch_graph.parameters import trainable as trained_of
+from edgekit.exporters.sparsify.training import GroupMask
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def trainable(model: "str | Path | onnx.ModelProto", *, input_shapes: Mapping[str, Any] | None = None) -> "Trainable":
+    """A model to train in any torch loop; weights that are zero stay zero exactly.
+
+    model, input_shapes: see `edgekit.exporters.load.load`; one shape variant. InputError for several.
+    """
+    from edgekit.exporters.load import load
+
+    variants = load(model, input_shapes=input_shapes).variants
+    if len(variants) != 1:
+        raise InputError(f"the model has {len(variants)} shape variants", fix="bind every dimension to one length")
+    return Trainable(variants[0].model)
+
+
+class Trainable(nn.Module):
+    """A clean graph as a module. Parameters: its weights, biases, norms and embeddings; other constants are frozen ones.
+
+    Call it with the inputs in the graph's order or by name, axis 0 the case: (n, *shape of the graph's input). Where that
+    shape begins with a batch axis of 1 it may be left out of all inputs, and is then left out of the outputs: (n, 3, 224,
+    224) in, (n, 1000) out. Returns the output, or a tuple of all in the graph's order.
+    """
+
+    def __init__(self, model: "onnx.ModelProto"):
+        super().__init__()
+        self.graph = Graph(model)
+        self._model = model
+        trained = trained_of(self.graph)
+        for name in filter(self.graph.is_weight, self.graph.initializers):
+            weight = self.graph.weight(name)
+            weight.requires_grad_(name in trained)
+            keep = weight.detach() != 0
+            if trained.get(name) and not keep.all():
+                parametrize.register_parametrization(self.graph.values, quoted(name), GroupMask(keep))
+
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor | tuple[Tensor, ...]:
+        names = list(self.graph.inputs)
+        given = dict(zip(names, inputs)) | named
+        if len(inputs) + len(named) != len(names) or set(given) != set(names):
+            raise InputError("the inputs are not those of the model", fix="give each once: " + ", ".join(names))
+        bare = all(given[n].ndim == len(shape) and shape[:1] == (1,) for n, shape in self.graph.inputs.items())
+        found = self.graph(**{n: t.unsqueeze(1) if bare else t for n, t in given.items()})
+        outputs = tuple(t.squeeze(1) if bare and self.graph.outputs[n][:1] == (1,) else t for n, t in found.items())
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def to_onnx(self) -> "onnx.ModelProto":
+        """The model with the weights as they are; the zeros that were there are in it."""
+        import onnx
+
+        made = onnx.ModelProto()
+        made.CopyFrom(self._model)
+        for t in made.graph.initializer:
+            if self.graph.is_weight(t.name):
+                weight = self.graph.weight(t.name).detach().cpu()
+                dtype = onnx.helper.tensor_dtype_to_np_dtype(t.data_type)
+                t.CopyFrom(onnx.numpy_helper.from_array(weight.float().numpy().astype(dtype) if dtype.itemsize < 4 else weight.numpy().astype(dtype), t.name))
+        return made
