@@ -18,6 +18,12 @@ def choose(score: np.ndarray, v: int, kept: int, permute: bool = True) -> Groups
     return equal_groups(v, rows.ravel(), index)
 
 
+def gains(score: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """(inputs,) what the p-th best input of every group adds to the score that is kept. rows (groups, v): -1 is padding."""
+    padded = np.concatenate([score, np.zeros((1, score.shape[1]), score.dtype)])
+    return -np.sort(-padded[rows].sum(1), axis=1).sum(0, dtype=np.float64)
+
+
 def mask(groups: Groups, outputs: int, inputs: int) -> np.ndarray:
     """Boolean (outputs, inputs): what the groups keep."""
     keep = np.zeros((outputs + 1, inputs), bool)  # the last row takes what padding keeps
