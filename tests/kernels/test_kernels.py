@@ -84,7 +84,7 @@ class Draw:
         return k, [self.g.integers(0, 4, prod(shape)).astype(np.float32), np.zeros(shape[0], np.int64)]
 
     def norm(self):
-        shape = (self.r.choice([1, 3]), self.r.choice([1, 2]), self.r.choice([1, 5, 16, 35]))
+        shape = (self.r.choice([1, 3]), self.r.choice([1, 2]), self.r.choice([1, 5, 16, 21, 35, 150]))
         kind, axes = self.r.choice(["softmax", "logsoftmax", "layernorm", "rmsnorm"]), self.r.choice([1, 2])
         extra = Tensor(F, (0, 0, 1))
         k = spec.Norm(shape, axes, kind, 1e-5, rows(shape), (extra,), (Op("mul", (0, 1), F),), rows(shape))

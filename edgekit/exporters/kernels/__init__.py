@@ -9,6 +9,7 @@ def build(kernel, machine):
         elementwise,
         linear,
         matmul,
+        norm,
         recurrent,
         reduction,
         spec,
@@ -16,7 +17,7 @@ def build(kernel, machine):
     )
     builders: dict = {
         spec.Map: elementwise.build_map, spec.Gather: elementwise.build_gather,
-        spec.Scatter: elementwise.build_scatter, spec.Reduce: reduction.build_reduce, spec.Arg: reduction.build_arg, spec.Norm: reduction.build_norm,
+        spec.Scatter: elementwise.build_scatter, spec.Reduce: reduction.build_reduce, spec.Arg: reduction.build_arg, spec.Norm: norm.build_norm,
         spec.Conv: convolution.build_conv, spec.Depthwise: depthwise.build_depthwise, spec.Linear: linear.build_linear, spec.MatMul: matmul.build_matmul,
         spec.WinogradInput: winograd.build_winograd_input, spec.WinogradOutput: winograd.build_winograd_output,
         spec.Recurrent: recurrent.build_recurrent,

@@ -151,6 +151,13 @@ def exp(let: Let, x):
     return let(let(let(p + like(p, 1.0)) * _float_of(let, half)) * _float_of(let, let(both - half)))
 
 
+def exp_below_0(let: Let, x):
+    """e^x for x <= 0, 2 ulp; 0 from -87.7 on, where floats end to be normal."""
+    p, exponent = _exp_parts(let, let(extreme("maximum", x, like(x, -88.0))), 127)
+    s = _float_of(let, exponent)
+    return let(s + p * s)
+
+
 def exp_below_40(let: Let, x):
     """e^x for x < 40, 1 ulp: through denormals to 0 below -103.98."""
     p, exponent = _exp_parts(let, let(extreme("maximum", x, like(x, -104.0))), 127 + 64)

@@ -1,16 +1,17 @@
-"""Reduce, Arg, Norm: results over some axes of the iteration space."""
+"""Reduce, Arg: results over some axes of the iteration space."""
+from collections.abc import Mapping
 from contextlib import ExitStack
-from math import prod
+from types import MappingProxyType
+from typing import Any
 
 from tvm import tirx
 
 from edgekit.exporters.kernels.body import evaluate, finish, lanes_for, read, write
 from edgekit.exporters.kernels.elementwise import nest
 from edgekit.exporters.kernels.loops import Code, broadcast, const, shuffle
-from edgekit.exporters.kernels.math import exp_below_40
 from edgekit.exporters.kernels.scalar import apply
 from edgekit.exporters.kernels.schedule import Machine
-from edgekit.exporters.kernels.spec import Arg, Norm, Reduce, Tensor
+from edgekit.exporters.kernels.spec import Arg, Reduce, Tensor
 
 CHAINS = 4   # independent sums of a long row: they hide the latency of an addition
 SHORTEST = 7  # elements of a row that LLVM does better than vectors and a sum of their lanes
@@ -53,9 +54,16 @@ def fold(code: Code, op: str, dtype: str, extents: tuple[int, ...], value, lanes
     total = sums[wide][0].value
     for held in sums[wide][1:]:
         total = combined(total, held.value, wide)
-    for width in _powers(wide // 2):  # the halves onto each other
+    return across(code, op, dtype, total, wide, {w: sums[w][0].value for w in _powers(wide // 2)})
+
+
+def across(code: Code, op: str, dtype: str, total, lanes: int, more: Mapping[int, Any] = MappingProxyType({})):
+    """op over the lanes of a vector, the halves onto each other, and over `more` of narrower vectors by their lanes; a scalar."""
+    for width in _powers(lanes // 2):
         low, high = (code.let(shuffle([total], range(k, k + width))) for k in (0, width))
-        total = combined(combined(low, high, width), sums[width][0].value, width)
+        for part in (high, *([more[width]] if width in more else [])):
+            low = code.let(apply(COMBINE[op], [low, part], dtype, (), width, code.let))
+        total = low
     return code.let(total)
 
 
@@ -124,57 +132,4 @@ def build_arg(k: Arg, machine: Machine):
                 where.set(i)
         write(code, out, k.output, where.value.astype(k.output.dtype), position, 1)
     units = nest(code, tuple(outer), visit, 1)
-    return code.function(), units
-
-
-def build_norm(k: Norm, machine: Machine):
-    code = Code(machine)
-    dtype = k.x.dtype
-    x = code.operand(dtype)
-    extras = [code.operand(t.dtype) for t in k.extras]
-    out = code.operand(k.output.dtype)
-    outer, inner = k.shape[:-k.axes], k.shape[-k.axes:]
-    size = prod(inner)
-    lanes = lanes_for(code, inner[-1])
-
-    def each(visit):
-        with ExitStack() as stack:
-            front = [stack.enter_context(code.loop(e)) for e in inner[:-1]]
-            code.spans(inner[-1], lanes, lambda at, width: visit([*front, at], width))
-
-    def row(position, _):
-        def element(r, width):
-            return read(code, x, k.x, [*position, *r], width)
-
-        def total(op, value):
-            return fold(code, op, dtype, inner, value, machine.lanes)
-
-        def unary(op, value, width, attrs=()):
-            return apply(op, [value], dtype, attrs, width, code.let)
-        if k.kind in ("softmax", "logsoftmax"):
-            top = total("max", element)
-            keeps = k.kind == "softmax" and k.output.dtype == dtype  # exponentials wait in the output for their sum
-
-            def power(r, w):
-                below = code.let(element(r, w) - broadcast(top, w))  # at most 0, as top is the largest
-                e = code.let(exp_below_40(code.let, below) if dtype == "float32" else unary("exp", below, w))
-                if keeps:
-                    write(code, out, k.output, e, [*position, *r], w)
-                return e
-            sums = total("sum", power)
-            if k.kind == "softmax":
-                scale = code.let(const(1.0, dtype) / sums)
-                value = lambda r, w: (read(code, out, k.output, [*position, *r], w) if keeps else power(r, w)) * broadcast(scale, w)
-            else:
-                log = code.let(unary("log", sums, 1))
-                value = lambda r, w: element(r, w) - broadcast(top, w) - broadcast(log, w)
-        else:
-            mean = code.let(total("sum", element) / const(size, dtype)) if k.kind == "layernorm" else const(0.0, dtype)
-            centred = lambda r, w: element(r, w) - broadcast(mean, w)
-            squares = total("sum", lambda r, w: centred(r, w) * centred(r, w))
-            scale = code.let(const(1.0, dtype) / unary("sqrt", squares / const(size, dtype) + const(k.eps, dtype), 1))
-            value = lambda r, w: centred(r, w) * broadcast(scale, w)
-
-        each(lambda r, width: finish(code, k, extras, out, value(r, width), [*position, *r], width))
-    units = nest(code, outer, row, 1)
     return code.function(), units
