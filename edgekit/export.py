@@ -167,7 +167,7 @@ def _manifest(plan, layers: Sequence, chosen, staging: Path, loaded, vectors, pa
         "name": plan.name, "entries": entries, "targets": found, "arena_bytes": plan.arena_bytes, "state_bytes": plan.state_bytes,
         "weights_bytes": (staging / "weights.bin").stat().st_size,
         "layers": [{"name": x.name, "op": x.op, "shape": list(x.shape), "macs": x.macs, "sparsity": round(x.sparsity, 4), "group": x.group,
-                    "reason": x.reason or (dense.get(x.name, "") if x.sparsity else "")} for x in layers],
+                    "reason": x.reason or (dense.get(x.name, "") if x.group else "")} for x in layers],
         "pruning": {"pattern": pattern, "sparsity": sparsity, "max_rel_to_original": original}, "source": loaded.source, "made_by": made_by,
         "license": loaded.source.get("license", "")}
 

@@ -107,7 +107,7 @@ def _joined(a: Facts, b: Facts, same_model: bool) -> Facts:
 def products(model: "onnx.ModelProto") -> list[Product]:
     """The products of one graph, in its order."""
     graph = model.graph
-    shapes = _shapes(model)
+    shapes = shapes_of(model)
     given = {v.name for v in graph.input}
     constants = {t.name: t for t in graph.initializer if t.name not in given}
     deep, head = _reach(graph, constants)
@@ -256,7 +256,7 @@ def _gates(node: Any, deep: set[str], gates: set[str]) -> bool:
     return node.op_type == "Mul" and (len(computed) > 1 or any(i in gates for i in computed))
 
 
-def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
+def shapes_of(model: Any) -> dict[str, tuple[int, ...]]:
     """Shapes of all values; a dimension that is not known counts as 1."""
     onnx = require_onnx()
 

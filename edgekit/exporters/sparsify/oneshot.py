@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgekit.errors import InputError
+from edgekit.exporters.sparsify.channels import narrower
 from edgekit.exporters.sparsify.graph import Weight, matrices, require_onnx, restore, weights
 from edgekit.exporters.sparsify.patterns import Pattern, agreed, group_of, keep, parse
 from edgekit.exporters.sparsify.rules import LEFT, Choice, Group, Layer, Sparsity, decide_all
@@ -16,6 +17,7 @@ from edgekit.exporters.sparsify.zeros import zeros
 if TYPE_CHECKING:
     import onnx
 
+KEPT = "its channels and those that it reads stay"
 Score = Callable[[np.ndarray], np.ndarray]
 
 
@@ -37,11 +39,13 @@ def prune_onnx(models: "Sequence[onnx.ModelProto]", *, sparsity: Sparsity, group
     64, or "auto"; of the pattern "groups". pattern: see `patterns`. score: from a matrix (outputs, inputs) to scores of
     the same shape. permute: whether any outputs may share a group, or only neighbours.
 
-    Only values of initializers change. Weights that occur several times, in one or in several of the models, are pruned
+    Only values of initializers change, but for the pattern "channels", where the graph becomes narrower (`channels`). Weights that occur several times, in one or in several of the models, are pruned
     once and alike. Zeros that are there already stay, and count where kernels use them. InputError for bad arguments.
     """
     wanted = parse(pattern)
     onnx = require_onnx()
+    if wanted.kind == "channels":
+        return _narrowed(models, narrower(models, sparsity, score))
     copies = []
     for model in models:
         copies.append(onnx.ModelProto())
@@ -77,6 +81,17 @@ def _finite(name: str, stack: np.ndarray) -> np.ndarray:
     if not np.isfinite(stack).all():
         raise InputError("the weights are not finite", where=name, fix="train or export the model again")
     return stack.astype(np.float32)
+
+
+def _narrowed(models: "Sequence[onnx.ModelProto]", narrow: "tuple[onnx.ModelProto, ...]") -> Pruned:
+    """What each layer lost with its channels and those that it read."""
+    sizes = [{t.name: math.prod(t.dims) for t in model.graph.initializer} for model in narrow]
+    layers = []
+    for weight in weights(models):
+        m, name, _ = weight.places[0] if weight.places else (0, "", "")
+        left = sizes[m].get(name, 0) / max(math.prod(weight.shape), 1) if weight.places else 1.0
+        layers.append(_layer(weight, 1 - left, None, KEPT if left == 1 else ""))
+    return Pruned(narrow, tuple(layers))
 
 
 def _seen(weight: Weight, choice: Choice, pattern: Pattern, pruned: np.ndarray) -> Layer:

@@ -3,6 +3,7 @@
     groups         V outputs read the same inputs, every group equally many: what the kernels are made for
     N:M            of M inputs in a row every output keeps its best N ("2:4"; Mishra et al. 2021)
     unstructured   the best single weights of a layer (Han et al. 2015): the bound of every other pattern
+    channels       whole output channels, removed from the graph (`channels`)
 
 Zeros of N:M and unstructured masks are exported as zeros. The kernels use them by a list for each row or few rows where
 that pays, which N:M at half of the weights rarely does: `edgekit check` tells for each layer.
@@ -17,7 +18,7 @@ from edgekit.errors import InputError
 from edgekit.exporters.sparsify import mask
 from edgekit.exporters.sparsify.rules import Choice, Group, Sparsity, checked
 
-KINDS = ("groups", "unstructured")
+KINDS = ("groups", "unstructured", "channels")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Pattern:
 
 
 def parse(text: str) -> Pattern:
-    """"groups", "unstructured", or "N:M" with 1 <= N < M <= 64; else InputError."""
+    """"groups", "unstructured", "channels", or "N:M" with 1 <= N < M <= 64; else InputError."""
     if text in KINDS:
         return Pattern(text)
     found = re.fullmatch(r"(\d{1,3}):(\d{1,3})", text) if isinstance(text, str) else None
