@@ -3,6 +3,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def export(model: Any, *, targets: Iterable[str] = ("host",), sparsity: float | 
     from edgekit.exporters.kernels.schedule import schedules_of
     from edgekit.exporters.load import load
     from edgekit.exporters.lower import lower, supported
-    from edgekit.exporters.sparsify import parse, prune_onnx
+    from edgekit.exporters.sparsify import parse, prune_onnx, saliency_kept
     if sparsity is None:
         sparsity = parse(pattern).sparsity or 0.0
     schedules = {t.name: schedules_of(t) for t in chosen}
@@ -85,6 +86,8 @@ def export(model: Any, *, targets: Iterable[str] = ("host",), sparsity: float | 
             described = [{"name": x.level, "cpu_features": list(cpu_features(x))} for x in t.levels]
             manifest["targets"][t.name] |= {"cpu_features": described[-1]["cpu_features"], "levels": described if t.better else [],
                                             "schedules": schedules[t.name]}
+        kept = saliency_kept([v.model for v in loaded.variants], pruned)
+        manifest["pruning"]["saliency"] = {name: {k: round(x, 4) for k, x in asdict(s).items()} for name, s in kept.items()}
         manifest |= {"dtype": dtype, "tolerance": bundles.TOLERANCES[dtype]}
         staged = format.BundleFiles(staging, {**manifest, "files": _files(staging)})
         for target, matches in _verify(bundles.Bundle(staged), chosen, progress).items():
@@ -202,7 +205,7 @@ def _summary(m: dict, output: Path, seconds: float) -> dict:
             n: {"files": t["files"], "code_bytes": t["code_bytes"], "run_here": n in verified, **verified.get(n, {})} for n, t in m["targets"].items()},
         "layers": m["layers"], "max_abs_error": {n: e["max_abs_error"] for n, e in verified.items()},
         "max_rel_error": {n: e["max_rel_error"] for n, e in verified.items()},
-        "distance_to_original": m["pruning"]["max_rel_to_original"], "arena_bytes": m["arena_bytes"], "weights_bytes": m["weights_bytes"],
+        "distance_to_original": m["pruning"]["max_rel_to_original"], "saliency": m["pruning"]["saliency"], "arena_bytes": m["arena_bytes"], "weights_bytes": m["weights_bytes"],
         "notes": _notes(m), "seconds": round(seconds, 3)}
 
 

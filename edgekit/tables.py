@@ -127,12 +127,21 @@ def verify(r: dict) -> str:
     parts += [f"{target}: not run here: {why}" for target, why in r["not_run"].items()]
     if r["distance_to_original"]:
         parts.append(_distance(r["distance_to_original"]))
+    if r["saliency"]:
+        parts.append(_saliency(r["saliency"]))
     return "\n".join(parts)
 
 
 def _distance(to_original: dict) -> str:
     """What pruning did to the outputs."""
     return "pruned against original, max rel: " + ", ".join(f"{k} {_cell(v)}" for k, v in to_original.items())
+
+
+def _saliency(layers: dict) -> str:
+    """What the groups keep of the squared weights, mean over the layers, and what other groups would have kept."""
+    kept, plain, sorted_, bound = (sum(x[k] for x in layers.values()) / len(layers) for k in ("kept", "neighbours", "by_norm", "unstructured"))
+    return (f"squared weights kept in {len(layers)} pruned layers: {kept:.1%}; neighbours as groups would keep {plain:.1%}, rows sorted by norm {sorted_:.1%}, "
+            f"the best single weights {bound:.1%}")
 
 
 def makers(made_by: Any) -> str:
@@ -161,6 +170,8 @@ def _bundle(r: dict) -> str:
     parts.append(_layers(r["layers"]))
     if r["pruning"]:
         parts.append(_distance(r["pruning"]["max_rel_to_original"]))
+        if r["pruning"].get("saliency"):
+            parts.append(_saliency(r["pruning"]["saliency"]))
     return "\n\n".join(p for p in parts if p)
 
 
@@ -256,4 +267,6 @@ def export(r: dict) -> str:
              _layers(layers), table(["target", "code", "max rel error"], rows)]
     if sparse:
         parts.append(_distance(r["distance_to_original"]))
+    if r["saliency"]:
+        parts.append(_saliency(r["saliency"]))
     return "\n\n".join(p for p in [*parts, *(f"note: {note}" for note in r["notes"])] if p)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from edgekit.errors import InputError
-from edgekit.exporters.sparsify import prune_onnx, scores
+from edgekit.exporters.sparsify import prune_onnx, saliency_kept, scores
 from edgekit.exporters.sparsify.patterns import keep, parse
 from edgekit.exporters.sparsify.rules import Choice
 from tests.sparsify.test_oneshot import MLP, MLP_WEIGHTS, arrays, by_name, conv_net, net
@@ -89,3 +89,18 @@ def test_a_named_layer_that_cannot_be_pruned():
     with pytest.raises(InputError, match="depthwise: it cannot be pruned"):
         prune_onnx([model], sparsity={"depthwise": 0.5})
     assert by_name(prune_onnx([model], sparsity={"first": 0.5}))["first"].sparsity > 0.4
+
+
+def test_saliency_kept_is_reported_beside_other_groupings():
+    model = net(MLP, **MLP_WEIGHTS | {"A": np.repeat(RNG.standard_normal((8, 64)).astype(np.float32) ** 3, 8, axis=0)[RNG.permutation(64)]})
+    pruned = prune_onnx([model], sparsity=0.5, group=8)
+    found = saliency_kept([model], pruned)
+    assert list(found) == ["a", "b"]
+    a = found["a"]
+    old, new = arrays(model)["A"], arrays(pruned.models[0])["A"]
+    assert a.kept == pytest.approx((new ** 2).sum() / (old ** 2).sum(), rel=1e-4)
+    assert a.neighbours < 0.95 * a.kept and a.kept == pytest.approx(a.unstructured, rel=1e-3)
+    assert a.by_norm == pytest.approx(a.kept, rel=1e-3)  # the rows that are alike have the same norm
+    plain = saliency_kept([model], prune_onnx([model], sparsity=0.5, group=8, permute=False))["a"]
+    assert plain.kept == pytest.approx(a.neighbours, rel=1e-4)
+    assert not saliency_kept([model], prune_onnx([model], sparsity=0))

@@ -7,13 +7,14 @@ from edgekit.exporters.sparsify.groups import Groups, dense_groups, find_groups,
 from edgekit.exporters.sparsify.oneshot import Pruned, prune_onnx
 from edgekit.exporters.sparsify.patterns import Pattern, parse
 from edgekit.exporters.sparsify.rules import Layer
+from edgekit.exporters.sparsify.saliency import Saliency, saliency_kept
 
 if TYPE_CHECKING:
     from edgekit.exporters.sparsify.onnx_module import trainable
     from edgekit.exporters.sparsify.training import prune, remove, summary
 
-__all__ = ["Cost", "Groups", "Layer", "LayerBenefit", "Pattern", "Pruned", "benefit", "dense_groups", "find_groups", "pack", "parse",
-           "prune", "prune_onnx", "remove", "summary", "trainable", "unpack"]
+__all__ = ["Cost", "Groups", "Layer", "LayerBenefit", "Pattern", "Pruned", "Saliency", "benefit", "dense_groups",
+           "find_groups", "pack", "parse", "prune", "prune_onnx", "remove", "saliency_kept", "summary", "trainable", "unpack"]
 
 _TORCH = {"prune": "training", "remove": "training", "summary": "training", "trainable": "onnx_module"}  # these need torch
 
