@@ -240,7 +240,7 @@ def tune(r: dict) -> str:
                      if all(t[k] == s[k] for k in fields))] for t in shown]
             parts.append(f"{kind} on {processor}, {r['unit']} of {len(f['cases'])} layers against the default ({f['noise']:.1%} noise):\n"
                          + table([*fields, "cost", ""], rows))
-        parts.append(f"{processor}.toml:\n\n{found['toml'].rstrip()}")
+        parts.append(f"{processor}.toml:\n\n" + found["toml"].replace("\\n", "\n").rstrip())  # escaped as all text is
     return "\n\n".join(parts)
 
 

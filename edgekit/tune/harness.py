@@ -1,9 +1,17 @@
-"""Compiled kernels called directly, in turn: seconds where the target runs in real time, executed instructions in the emulator."""
+"""Compiled kernels called directly, in turn: seconds where the target runs in real time, executed instructions in the emulator.
+
+WebAssembly is timed in V8 where there is Node: that is where it ships, and V8 likes other tiles than wasmtime.
+"""
+import base64
 import ctypes
+import functools
+import json
+import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, replace
 from importlib import resources
 from pathlib import Path
@@ -12,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.bench.machine import one_core
-from edgekit.errors import CompilerError
+from edgekit.errors import CompilerError, RuntimeStatusError
 from edgekit.targets import Table, Target
 from edgekit.tune.shapes import Case
 
@@ -20,6 +28,7 @@ SLACK = 256          # bytes after an operand, which may be read
 AT_LEAST = 200e-6    # seconds of one measurement; short kernels are called several times
 _FIRST, _LAST = 20, 200  # measurements of each schedule, and of those that are near the best after them
 _NEAR = 1.15
+_WARM = 0.03         # seconds of calls in V8 before any is measured: it optimises meanwhile
 
 Call = Callable[[int], float]  # seconds or instructions of so many calls
 
@@ -27,12 +36,33 @@ Call = Callable[[int], float]  # seconds or instructions of so many calls
 def costs(case: Case, target: Target, schedules: Sequence[Any], progress: Callable[[str], None]) -> list[float]:
     """Seconds (the least of many, measured in turn) or instructions of a call under each schedule; inf where it does not compile."""
     with tempfile.TemporaryDirectory(prefix="edgekit-") as work:
-        calls = _prepared(case, target, schedules, Path(work), progress)
-        progress(f"{target.name}: {case.kind}, {case.label}: measuring {len(calls)} schedules")
-        if target.runner == "arm":
-            return [float("inf") if call is None else call(1) for call in calls]
-        with one_core(True):
-            return _least(calls)
+        library, symbols = _compiled(case, target, schedules, Path(work), progress)
+        progress(f"{target.name}: {case.kind}, {case.label}: measuring {len(symbols)} schedules")
+        with one_core(target.runner != "arm"), closing(_machine(target, library)) as machine:
+            places = [machine.place(np.frombuffer(content, np.uint8) if content is not None else _activations(nbytes)) + offset
+                      for nbytes, content, offset in case.operands]
+            calls = [machine.ready(s.name, [*places, 0, s.units, 0]) if s else None for s in symbols]
+            return [float("inf") if call is None else call(1) for call in calls] if target.runner == "arm" else _least(calls)
+
+
+@functools.cache
+def v8() -> str:
+    """The version of V8 in the Node at hand; "" without one."""
+    node = shutil.which("node")
+    if not node:
+        return ""
+    return subprocess.run([node, "-p", "process.versions.v8"], capture_output=True, text=True, check=False).stdout.strip()
+
+
+def clock(target: Target) -> str:
+    """What the costs of a target come from, in words."""
+    return {"host": "the clock", "wasm": f"the clock in V8 {v8()}" if v8() else "the clock in wasmtime", "arm": "counted instructions"}[target.runner]
+
+
+def _machine(target: Target, library: Path) -> Any:
+    if target.runner == "wasm":
+        return _V8(library) if v8() else _Sandbox(library)
+    return _Host(library) if target.runner == "host" else _Emulator(library)
 
 
 def _least(calls: Sequence[Call | None]) -> list[float]:
@@ -48,8 +78,8 @@ def _least(calls: Sequence[Call | None]) -> list[float]:
     return best
 
 
-def _prepared(case: Case, target: Target, schedules: Sequence[Any], work: Path, progress: Callable[[str], None]) -> list[Call | None]:
-    """A call of the kernel under each schedule, all in one library over the same operands."""
+def _compiled(case: Case, target: Target, schedules: Sequence[Any], work: Path, progress: Callable[[str], None]) -> tuple[Path, list[Any]]:
+    """A library with the kernel under each schedule, and its symbols; None for a schedule that does not compile."""
     from edgekit.exporters.emit.compile import Symbol, compile_kernels, kernel_assembly
     from edgekit.exporters.emit.link import compile_c, link_shared
     under = [replace(target, schedule=_with(target, case.kind, s)) for s in schedules]
@@ -72,10 +102,7 @@ def _prepared(case: Case, target: Target, schedules: Sequence[Any], work: Path, 
     memory.write_bytes(resources.files("edgekit.runtimes.abi").joinpath("ek_memory.c").read_bytes())
     library = work / target.shared.format(name="tune")
     link_shared([*objects, compile_c(memory, target)], target, [*(s.name for s in symbols if s), *(["__heap_base"] if target.runner == "wasm" else [])], library)
-    machine: Any = {"host": _Host, "wasm": _Sandbox, "arm": _Emulator}[target.runner](library)
-    places = [machine.place(np.frombuffer(content, np.uint8) if content is not None else _activations(nbytes)) + offset
-              for nbytes, content, offset in case.operands]
-    return [machine.ready(s.name, [*places, 0, s.units, 0]) if s else None for s in symbols]
+    return library, symbols
 
 
 def _with(target: Target, kind: str, schedule: Any) -> Table:
@@ -110,6 +137,8 @@ class _Host:
             return time.perf_counter() - start
         return call
 
+    def close(self) -> None: ...
+
 
 class _Sandbox:
     def __init__(self, library: Path):
@@ -122,6 +151,43 @@ class _Sandbox:
     def ready(self, symbol: str, args: list[int]) -> Call:
         return lambda times: sum(self._machine.clock(symbol, *args)[1] for _ in range(times))
 
+    def close(self) -> None: ...
+
+
+class _V8:
+    def __init__(self, library: Path):
+        with resources.as_file(resources.files("edgekit.tune").joinpath("v8.mjs")) as script:
+            self._node = subprocess.Popen([shutil.which("node") or "node", str(script), str(library)], stdin=subprocess.PIPE,
+                                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            self.place(np.zeros(1, np.uint8))  # the script was read
+
+    def _ask(self, **request: Any) -> Any:
+        assert self._node.stdin and self._node.stdout and self._node.stderr
+        try:
+            self._node.stdin.write(json.dumps(request) + "\n")
+            self._node.stdin.flush()
+            return json.loads(self._node.stdout.readline())
+        except (OSError, ValueError):
+            self._node.kill()
+            raise RuntimeStatusError("Node stopped: " + (self._node.stderr.read().strip() or "no message").splitlines()[-1],
+                                     where="wasm", status="FAULT") from None
+
+    def place(self, data: np.ndarray) -> int:
+        return self._ask(place=base64.b64encode(data.tobytes()).decode(), bytes=data.nbytes + SLACK)
+
+    def ready(self, symbol: str, args: list[int]) -> Call:
+        def call(times: int) -> float:
+            return self._ask(call=symbol, args=args, times=times)
+        spent = call(1)
+        while spent < _WARM:
+            spent += call(max(1, int(AT_LEAST / max(call(1), 1e-7))))
+        return call
+
+    def close(self) -> None:
+        assert self._node.stdin
+        self._node.stdin.close()
+        self._node.wait()
+
 
 class _Emulator:
     def __init__(self, library: Path):
@@ -133,3 +199,5 @@ class _Emulator:
 
     def ready(self, symbol: str, args: list[int]) -> Call:
         return lambda times: float(self._machine.count(symbol, *args)[1])
+
+    def close(self) -> None: ...

@@ -112,8 +112,8 @@ def _ranked(tried: Sequence[Any], costs: dict[str, dict[Any, float]], cases: Seq
 
 def _cached(case: Case, target: Target, schedules: list, progress: Tell) -> list[float]:
     from edgekit.exporters.emit.compile import cache_folder, generation
-    from edgekit.tune.harness import costs
-    said = repr((generation(), targets.processor(target.cpu, target.features), target.triple, target.llvm_options, machine.describe()["cpu"],
+    from edgekit.tune.harness import clock, costs
+    said = repr((generation(), clock(target), targets.processor(target.cpu, target.features), target.triple, target.llvm_options, machine.describe()["cpu"],
                  case.kernel, schedules))
     file = cache_folder() / "tune" / f"{hashlib.sha256(said.encode()).hexdigest()[:40]}.json"
     try:
@@ -130,8 +130,9 @@ def _cached(case: Case, target: Target, schedules: list, progress: Tell) -> list
 def table(target: Target, found: Sequence[Found]) -> str:
     """PROCESSOR.toml: what was known, and what was found in its place."""
     from edgekit import __version__
+    from edgekit.tune.harness import clock
     kinds = {kind: dict(values) for kind, values in target.schedule} | {f.kind: asdict(f.best) for f in found}
-    by = "counted instructions" if target.runner == "arm" else f"the clock on {machine.describe()['cpu']}"
+    by = clock(target) + ("" if target.runner == "arm" else f" on {machine.describe()['cpu']}")
     head = f"# Found by `edgekit tune {target.name}`, edgekit {__version__}, by {by}.\n"
     return head + "".join(f"\n[{kind}]\n" + "".join(f"{k} = {v}\n" for k, v in kinds[kind].items()) for kind in sorted(kinds))
 

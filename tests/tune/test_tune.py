@@ -8,7 +8,7 @@ from math import inf
 import pytest
 
 from edgekit import cli, targets
-from edgekit.errors import InputError, MissingToolError
+from edgekit.errors import InputError, MissingToolError, RuntimeStatusError
 from edgekit.exporters.kernels.schedule import MatMulSchedule, kind_of, machine_of, schedules_of
 from edgekit.tune import harness, shapes, tune
 
@@ -84,10 +84,15 @@ def test_every_kind_has_layers_of_its_own(kind):
     assert len({c.label for c in cases}) == len(cases)
 
 
-@pytest.mark.parametrize("name", ["host", "wasm", "arm64"])
-def test_kernels_are_really_measured(name):
+@pytest.mark.parametrize("name, engine", [("host", ""), ("wasm", "wasmtime"), ("wasm", "V8"), ("arm64", "")])
+def test_kernels_are_really_measured(name, engine, monkeypatch):
     pytest.importorskip({"host": "ziglang", "wasm": "wasmtime", "arm64": "unicorn"}[name])
+    if engine == "wasmtime":
+        monkeypatch.setattr(harness, "v8", lambda: "")
+    elif engine == "V8" and not harness.v8():
+        pytest.skip("no Node here")
     target, case = targets.load(name), shapes.representative("matmul")[1]
+    assert engine in harness.clock(target)
     default = machine_of(target).matmul
     slow = replace(default, rows=1, vectors=1)
     measured = harness.costs(case, target, [default, slow, default], lambda _: None)
@@ -119,3 +124,10 @@ def test_what_cannot_be_done_is_said_before_anything_is_measured(costs, root, tm
     with pytest.raises(InputError, match="no layer of this model is of these kinds: conv"):
         tune("host", ["conv"], root / "edgekit" / "demo" / "policy.onnx")
     assert not asked
+
+
+@pytest.mark.skipif(not harness.v8(), reason="no Node here")
+def test_node_that_stops_is_an_error(tmp_path):
+    (tmp_path / "tune.wasm").write_bytes(b"\0asm\1\0\0\0broken")
+    with pytest.raises(RuntimeStatusError, match="Node stopped"):
+        harness._V8(tmp_path / "tune.wasm")
