@@ -12,8 +12,8 @@ from benchmarks.accuracy.rows import WORK, Bar, Labels, Row, Run, pick, shared
 
 PAST, FUTURE = 336, 96
 BORDERS = {"train": (0, 8640), "tuning": (8640, 11520), "test": (11520, 14400)}  # rows: 12, 4 and 4 months
-SIZE = {"steps": PAST, "horizon": FUTURE, "width": 64, "heads": 4, "inner": 128, "layers": 2}
-SEED, EPOCHS, BATCH, RATE, DROPOUT = 1, 10, 256, 1e-3, 0.3
+SIZE = {"steps": PAST, "horizon": FUTURE, "width": 32, "heads": 4, "inner": 128, "layers": 3}  # the authors': width 16
+SEED, EPOCHS, BATCH, RATE, DROPOUT, AVERAGE = 1, 8, 256, 5e-4, 0.3, 0.998
 FILE = WORK / "etth1.onnx"
 
 
@@ -60,7 +60,7 @@ def labels(split: str) -> Labels:
 
 
 def train() -> None:
-    """Writes FILE: AdamW, one cycle, dropout; the epoch that is best on the tuning rows."""
+    """Writes FILE: AdamW, one cycle, dropout, a running average of the weights; the epoch that is best on the tuning rows."""
     import torch
     from torch.nn import functional as F
 
@@ -68,10 +68,12 @@ def train() -> None:
 
     torch.manual_seed(SEED)
     torch.set_num_threads(1)
-    net = patchtst(**SIZE)
-    module = net.module.train()
+    module = patchtst(**SIZE).module
     dropped = [part for layer in module.layers for part in (layer.attention.out, layer.mlp)] + [module.embed]
-    hooks = [part.register_forward_hook(lambda part, _, y: F.dropout(y, DROPOUT, part.training)) for part in dropped]
+    for part in dropped:
+        part.register_forward_hook(lambda part, _, y: F.dropout(y, DROPOUT, part.training))
+    module.head.register_forward_pre_hook(lambda part, x: (F.dropout(x[0], DROPOUT, part.training),))
+    average = torch.optim.swa_utils.AveragedModel(module, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(AVERAGE))
     at = starts("train")
     x, y = (torch.from_numpy(f(at)).flatten(0, 1) for f in (past, future))
     held = starts("tuning")
@@ -89,15 +91,15 @@ def train() -> None:
             torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
             optimiser.step()
             schedule.step()
-        module.eval()
+            average.update_parameters(module)
+        average.eval()
         with torch.no_grad():
-            parts = [F.mse_loss(module(a), b, reduction="sum") for a, b in zip(held_x.split(1024), held_y.split(1024))]
+            parts = [F.mse_loss(average(a), b, reduction="sum") for a, b in zip(held_x.split(1024), held_y.split(1024))]
         error = float(sum(parts)) / held_y.numel()
         if error < best:
-            best, kept = error, {k: v.clone() for k, v in module.state_dict().items()}
+            best, kept = error, {k: v.clone() for k, v in average.module.state_dict().items()}
         print(f"epoch {epoch + 1}/{EPOCHS}: training loss {float(loss.detach()):.4f}, tuning MSE {error:.4f}", flush=True)
-    for hook in hooks:
-        hook.remove()
+    module = patchtst(**SIZE).module
     module.load_state_dict(kept)
     WORK.mkdir(exist_ok=True)
     program = torch.onnx.export(module.eval(), (torch.zeros(7, PAST),), dynamo=True, opset_version=20, input_names=["x"],

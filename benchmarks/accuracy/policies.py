@@ -10,8 +10,8 @@ from benchmarks.accuracy.rows import CASES, Absent, Bar, Row, Run, runner, share
 
 ENVIRONMENTS = {"lunarlander": ("LunarLander-v3", {"continuous": True}), "bipedalwalker": ("BipedalWalker-v3", {})}
 TITLES = {"lunarlander": "PPO, LunarLander", "bipedalwalker": "PPO, BipedalWalker", "metadrive": "PPO expert of MetaDrive, by action"}
-EPISODES = {"lunarlander": {"tuning": 50, "test": 500}, "bipedalwalker": {"tuning": 20, "test": 100}}
-MARGIN = {"lunarlander": 10.0, "bipedalwalker": 10.0}  # of a return of some 270 and 300
+EPISODES = {"lunarlander": {"tuning": 50, "test": 300}, "bipedalwalker": {"tuning": 20, "test": 200}}
+MARGIN = {"return": 15.0, "failed": 0.02}  # fixed before any pruned net was run: some 5 % of the published returns
 SEEDS = {"calibration": 4_000_000, "tuning": 5_000_000, "test": 0}
 RAYS = 240  # of the MetaDrive expert's 275 observations, the last
 
@@ -51,11 +51,11 @@ def closed_loop(name: str) -> Row:
         return episodes(name, run, SEEDS[split] + np.arange(EPISODES[name][split]))
 
     count = EPISODES[name]
-    bars = (Bar("tuned", 0.5, "return", MARGIN[name], "margin"), Bar("tuned", 0.5, "failed", 0.02, "margin"))
+    bars = tuple(Bar("tuned", 0.5, figure, margin, "margin") for figure, margin in MARGIN.items())
     return Row(name, TITLES[name], model, calibration, lambda run, split: means(each(run, split)),
                {"return": "mean return", "failed": "share of episodes that end in a crash or a fall"},
                f"calibration: moments of 4 episodes of seeds from {SEEDS['calibration']:,}; recipes: {count['tuning']} episodes from {SEEDS['tuning']:,}; "
-               f"scored: {count['test']} episodes, seeds from 0", bars, episodes=each, higher=("return",),
+               f"scored: {count['test']} episodes, seeds from 0", bars, episodes=each, higher=("return",), shares=("failed",),
                published={"lunarlander": "return 271.7", "bipedalwalker": "return 303.5"}[name])
 
 

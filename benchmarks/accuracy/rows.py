@@ -4,7 +4,7 @@ A row keeps three sets of data apart. `calibration` inputs are what a method may
 allocations) are chosen by `score(run, "tuning")`. The table shows `score(run, "test")`, which nothing else reads.
 """
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +64,8 @@ class Row:
     words. labels(split) for split "train" and "tuning": None where there is nothing to fine-tune on. scored(model): the
     form of a pruned graph that `run` runs, where it is another. baseline: figures of a trivial predictor, by its name.
     episodes(run, split): {figure: (episodes,)} of rows in closed loop, whose means are the score. higher: figures of which
-    more is better; of the others less is.
+    more is better; of the others less is. shares: figures from 0 to 1. shipped: {sparsity: file} of nets that come
+    fine-tuned, by a training script of examples/.
     """
 
     name: str
@@ -80,6 +81,8 @@ class Row:
     baseline: tuple[str, Mapping[str, float]] | None = None
     episodes: Callable[[Run, str], dict[str, np.ndarray]] | None = None
     higher: tuple[str, ...] = ()
+    shares: tuple[str, ...] = ()
+    shipped: Mapping[float, Path] = field(default_factory=dict)
     published: str = ""
 
 

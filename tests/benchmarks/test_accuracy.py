@@ -7,7 +7,7 @@ import pytest
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from benchmarks.accuracy import driving, forecaster, pedestrians, rows, stgat, stgcnn, traffic
+from benchmarks.accuracy import driving, forecaster, measure, pedestrians, rows, stgat, stgcnn, tables, traffic
 
 
 @pytest.fixture
@@ -90,3 +90,81 @@ def test_the_driver_remembers_and_its_calibration_is_of_its_own_episodes(monkeyp
     drive = driving.driver(run)
     assert np.array_equal(drive(seen["obs"][0]), action)
     assert np.array_equal(drive(seen["obs"][0]), run({"obs": seen["obs"][0], "h": after})[0])
+
+
+def _kept(figures, method="one-shot", **more):
+    """What is kept of a row with one bar and one trial a seed."""
+    dense = {"error": 2.0, "agreement": 1.0, "failed": 0.0}
+    return {"title": "a net", "split": "apart", "published": "", "baseline": None, "figures": dict.fromkeys(dense, "it"), "higher": ["agreement"],
+            "shares": ["agreement"], "dense": dense, "bars": [], "methods": {method: {"0.5": {str(k): f for k, f in enumerate(figures)}}}, **more}
+
+
+@pytest.mark.parametrize("bar, figures, verdict", [
+    (rows.Bar("one-shot", 0.5, "error", 0.05), [{"error": 2.1}, {"error": 2.09}], "held"),
+    (rows.Bar("one-shot", 0.5, "error", 0.05), [{"error": 2.1}, {"error": 2.11}], "missed"),
+    (rows.Bar("one-shot", 0.5, "agreement", 0.9, "least"), [{"agreement": 0.89}, {"agreement": 0.91}], "held"),
+    (rows.Bar("one-shot", 0.5, "agreement", 0.9, "least"), [{"agreement": 0.89}], "missed"),
+    (rows.Bar("one-shot", 0.5, "failed", 0.01, "margin"), [{"failed": 0.0, "interval": {"failed": [0.0, 0.009]}}], "held"),
+    (rows.Bar("one-shot", 0.5, "failed", 0.01, "margin"), [{"failed": 0.0, "interval": {"failed": [0.004, 0.007]}}], "missed"),
+    (rows.Bar("one-shot", 0.5, "error", 0.05), [{"error": 2.0}, {"refused": "worse than the last value"}], "missed"),
+    (rows.Bar("tuned", 0.5, "error", 0.05), [{"error": 2.0}], "not run"),
+])
+def test_a_bar_is_judged_by_the_mean_over_seeds(bar, figures, verdict):
+    kept = _kept(figures)
+    assert tables.judge(bar, kept, kept["methods"].get(bar.method, {}).get("0.5", {}))[1] == verdict
+
+
+def test_tuning_has_to_improve():
+    bar = rows.Bar("tuned", 0.5, "agreement", 0, "improves")
+    for after, verdict in ((0.8, "held"), (0.6, "missed")):
+        kept = _kept([{"agreement": 0.7}])
+        found = {"0": {"agreement": after}}
+        assert tables.judge(bar, kept, found)[1] == verdict
+
+
+def test_an_interval_of_rare_events_is_never_empty():
+    none = np.zeros(1000)
+    one = none.copy()
+    one[3] = 1
+    for a, middle in ((none, 0), (one, 0.001)):
+        found, half = measure.difference(a, none)
+        assert found == pytest.approx(middle, rel=0.01) and 0.0015 < half < 0.004
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, 400))
+    assert measure.difference(a, b)[1] == pytest.approx(1.96 * np.sqrt(2 / 400), rel=0.1)
+
+
+class _Line:
+    """A row whose net is two linear layers, and whose figure is the distance from the dense net."""
+
+    def __init__(self):
+        self.weight = np.random.default_rng(0).standard_normal((32, 32)).astype(np.float32)
+        self.cases = np.random.default_rng(1).standard_normal((8, 1, 32)).astype(np.float32)
+
+    def model(self):
+        ports = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, 32]) for n in "xy"]
+        first, second = (onnx.numpy_helper.from_array(w, n) for w, n in ((self.weight, "v"), (self.weight[::-1], "w")))
+        nodes = [onnx.helper.make_node("Gemm", ["x", "v"], ["h"], name="hidden"), onnx.helper.make_node("Relu", ["h"], ["r"]),
+                 onnx.helper.make_node("Gemm", ["r", "w"], ["y"], name="head")]
+        graph = onnx.helper.make_graph(nodes, "g", ports[:1], ports[1:], [first, second])
+        return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+
+    def score(self, run, split):
+        assert split == "test"
+        wanted = np.maximum(self.cases[:, 0] @ self.weight, 0) @ self.weight[::-1]
+        return {"error": 1 + float(np.abs(np.concatenate([run({"x": x})[0] for x in self.cases]) - wanted).mean())}
+
+    def row(self):
+        return rows.Row("line", "a line", self.model, lambda seed: {"x": self.cases}, self.score, {"error": "mean distance, and 1"}, "nothing is apart",
+                        (rows.Bar("magnitude", 0.5, "error", 0.05),))
+
+
+def test_what_is_measured_is_kept_and_told(tmp_path):
+    line, said = _Line().row(), []
+    kept = measure.measure(line, ["magnitude"], [0.25, 0.5], 2, tmp_path, said.append)
+    errors = [kept["methods"]["magnitude"][level]["0"]["error"] for level in ("0.25", "0.5")]
+    assert kept["dense"]["error"] == pytest.approx(1, abs=1e-4) and 1.1 < errors[0] < errors[1] and len(said) == 2
+    again = measure.measure(line, ["magnitude"], [0.25, 0.5], 2, tmp_path, said.append)
+    assert again == kept and len(said) == 2
+    text = tables.render({"line": kept})
+    assert "| 25% | error |" in text and f"{errors[1]:.4g}" in text and text.count("| missed |") == 1 and "0 of 1 are held" in text

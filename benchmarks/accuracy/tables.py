@@ -1,0 +1,110 @@
+"""Results as text: a table for each row, every bar beside its figure."""
+from collections.abc import Iterable, Mapping
+from statistics import fmean
+
+from benchmarks.accuracy.methods import METHODS
+from benchmarks.accuracy.rows import Bar
+
+
+def render(results: Mapping[str, dict]) -> str:
+    """All tables. results: {row: what `measure.measure` keeps}."""
+    from benchmarks.tables import table
+
+    bars = [line for kept in results.values() for line in _bars(kept)]
+    held = sum(line[-1] == "held" for line in bars)
+    parts = ["# Accuracy", INTRODUCTION, f"## Bars\n\n{held} of {len(bars)} are held.\n\n" + table(
+        ["", "method", "zeros", "figure", "dense", "bar", "measured", ""], bars)]
+    for kept in results.values():
+        about = [f"{kept['split'][0].upper()}{kept['split'][1:]}."]
+        about += [f"Dense: {', '.join(f'{k} {_number(v)}' for k, v in kept['dense'].items())}."]
+        about += [f"Published: {kept['published']}."] if kept["published"] else []
+        about += [f"A forecast that needs no net, {name}: {', '.join(f'{k} {_number(v)}' for k, v in figures.items())}."
+                  for name, figures in filter(None, [kept["baseline"]])]
+        about += [f"{', '.join(f'{k}: {v}' for k, v in kept['figures'].items())}."]
+        parts.append(f"## {kept['title']}\n\n" + " ".join(about) + "\n\n" + _table(kept, table))
+    return "\n\n".join(parts) + "\n"
+
+
+INTRODUCTION = """Trained nets, pruned, on real data. Every layer that group sparsity applies to drops the same share of its inputs, unless a bar says otherwise; \
+the groups are those of `group="auto"`. A cell is the mean over seeds, its change over the dense net, and half of the range over the seeds; a seed chooses the \
+calibration inputs, the random masks and the order of training. `refused`: edgekit ends with an error, of a net that would be worse than a trivial predictor, say. \
+Recipes were chosen on data that are not scored here. The columns: ours by reconstruction from calibration inputs alone; tuned to the dense net's outputs on the same \
+inputs, without labels; fine-tuned on the row's own data; ours with neighbours as groups; the least weights by magnitude in groups; random groups; channels that are \
+really removed, by magnitude; the bound, reconstruction with every output choosing its own inputs. `python -m benchmarks.accuracy` makes this page."""
+
+
+def _table(kept: dict, table) -> str:
+    levels = sorted({level for by_level in kept["methods"].values() for level in by_level}, key=float)
+    used = [m for m in METHODS if m in kept["methods"]]
+    body = [[f"{float(level):.0%}", figure, *(_cell(kept, m, level, figure) for m in used)] for level in levels for figure in kept["figures"]]
+    return table(["zeros", "", *(METHODS[m].title for m in used)], body)
+
+
+def _cell(kept: dict, method: str, level: str, figure: str) -> str | None:
+    found = kept["methods"][method].get(level)
+    if not found:
+        return None
+    if said := next((why for why in map(why_not, found.values()) if why), None):
+        return said
+    values = [f[figure] for f in found.values()]
+    spread = f" ±{_number((max(values) - min(values)) / 2)}" if len(values) > 1 else ""
+    interval = f" (95 %: {_interval(found.values(), figure)})" if any("interval" in f for f in found.values()) else ""
+    share = figure in kept["shares"]
+    change = "" if share or not kept["dense"][figure] else f" ({fmean(values) / kept['dense'][figure] - 1:+.1%})"
+    return f"{_number(fmean(values))}{change}{spread}{interval}"
+
+
+def why_not(found: Mapping) -> str:
+    """Why a trial has no figures, in a word or two; else ""."""
+    return next((k for k in ("refused", "does not apply") if isinstance(found.get(k), str)), "")
+
+
+def _bars(kept: dict) -> Iterable[list]:
+    for fields in kept["bars"]:
+        bar = Bar(**fields)
+        found = kept["methods"].get(bar.method, {}).get(str(bar.sparsity), {})
+        measured, said = judge(bar, kept, found)
+        limit = {"relative": f"{bar.most:+.0%}" if bar.most else "no worse", "least": f"at least {bar.most:.0%}",
+                 "margin": f"within {_number(bar.most)}", "improves": "better than one-shot"}[bar.kind]
+        yield [kept["title"], bar.method, f"{bar.sparsity:.0%}", bar.figure, _number(kept["dense"][bar.figure]), limit, measured, said]
+
+
+def judge(bar: Bar, kept: dict, found: Mapping[str, Mapping]) -> tuple[str, str]:
+    """What was measured and whether the bar is held, by the mean over the seeds; "not run" where there is nothing."""
+    if not found:
+        return "", "not run"
+    if said := next((why for why in map(why_not, found.values()) if why), None):
+        return said, "missed"
+    sign = -1 if bar.figure in kept["higher"] else 1
+    value, dense = fmean(f[bar.figure] for f in found.values()), kept["dense"][bar.figure]
+    if bar.kind == "least":
+        return f"{value:.1%}", "held" if value >= bar.most else "missed"
+    if bar.kind == "improves":
+        before = kept["methods"].get("one-shot", {}).get(str(bar.sparsity), {})
+        if not before or any(map(why_not, before.values())):
+            return _number(value), "not run"
+        first = fmean(f[bar.figure] for f in before.values())
+        return f"{_number(first)} to {_number(value)}", "held" if sign * value < sign * first else "missed"
+    if bar.kind == "margin":
+        worst = max(sign * f["interval"][bar.figure][0] + f["interval"][bar.figure][1] for f in pooled(found.values()))
+        return _interval(found.values(), bar.figure), "held" if worst <= bar.most else "missed"
+    change = sign * (value - dense) / dense
+    return f"{sign * change:+.1%}", "held" if change <= bar.most else "missed"
+
+
+def pooled(found: Iterable[Mapping]) -> list[dict]:
+    """One trial for all: differences from dense averaged over the seeds, and their half-widths too, as if the seeds erred
+    together."""
+    every = list(found)
+    figures = every[0]["interval"]
+    return [{"interval": {k: [fmean(f["interval"][k][i] for f in every) for i in (0, 1)] for k in figures}}]
+
+
+def _interval(found: Iterable[Mapping], figure: str) -> str:
+    (middle, half), = (f["interval"][figure] for f in pooled(found))
+    return f"{middle - half:+.3g} to {middle + half:+.3g}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"
+
