@@ -5,11 +5,11 @@ import onnx
 from benchmarks.accuracy.rows import Labels, Row
 from edgekit.exporters.sparsify import Pruned
 
-EPOCHS, BATCH, RATE = 6, 32, 1e-3
+STEPS, EVERY, BATCH, RATE = 300, 30, 32, 3e-3
 
 
 def fine_tune(row: Row, begin: Pruned, sparsity: float, seed: int) -> onnx.ModelProto | None:
-    """AdamW along one cosine; the epoch of least loss on the tuning split, the beginning included.
+    """AdamW along one cosine; what had the least loss on the tuning split, looked at EVERY so many steps, the beginning included.
 
     None where the row has neither labels nor, at that sparsity, a net that ships fine-tuned.
     """
@@ -29,20 +29,19 @@ def fine_tune(row: Row, begin: Pruned, sparsity: float, seed: int) -> onnx.Model
     loss_of = row.labels("train").loss
     best, kept = _loss(net, held, loss_of), net.to_onnx()
     optimiser = torch.optim.AdamW(net.parameters(), RATE, weight_decay=1e-4)
-    count = len(train[-1])
-    steps = EPOCHS * -(-count // BATCH)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    for _ in range(EPOCHS):
-        for rows in torch.randperm(count).split(BATCH):
-            *inputs, targets = (t[rows] for t in train)
-            loss = loss_of(_outputs(net, inputs), targets)
-            optimiser.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-            optimiser.step()
-            schedule.step()
-        error = _loss(net, held, loss_of)
-        if error < best:
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
+    batches: list[torch.Tensor] = []
+    for step in range(1, STEPS + 1):
+        batches = batches or list(torch.randperm(len(train[-1])).split(BATCH))
+        rows = batches.pop()
+        *inputs, targets = (t[rows] for t in train)
+        loss = loss_of(_outputs(net, inputs), targets)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        if step % EVERY == 0 and (error := _loss(net, held, loss_of)) < best:
             best, kept = error, net.to_onnx()
     return kept
 
