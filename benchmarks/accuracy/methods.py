@@ -22,7 +22,7 @@ class Trial:
     @cached_property
     def dense(self) -> onnx.ModelProto:
         """The clean graph, as an export prunes it."""
-        variant, = load(self.row.model()).variants
+        variant, = load(self.row.model(), states=dict(self.row.states)).variants
         return variant.model
 
     @cached_property
@@ -31,7 +31,7 @@ class Trial:
 
     def reconstructed(self, **how) -> Pruned:
         from edgekit.exporters.sparsify import reconstruct
-        return reconstruct([self.dense], self.calibration, sparsity=self.sparsity, **how)
+        return reconstruct([self.dense], self.calibration, sparsity=self.sparsity, states=self.row.states, **how)
 
     @cached_property
     def one_shot(self) -> Pruned:
@@ -50,7 +50,7 @@ class Trial:
 
     def tuned(self, begin: Pruned) -> Pruned:
         from edgekit.exporters.sparsify import tune
-        return tune([self.dense], begin, self.calibration)
+        return tune([self.dense], begin, self.calibration, states=self.row.states)
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,8 @@ class Row:
     form of a pruned graph that `run` runs, where it is another. baseline: figures of a trivial predictor, by its name.
     episodes(run, split): {figure: (episodes,)} of rows in closed loop, whose means are the score. higher: figures of which
     more is better; of the others less is. shares: figures from 0 to 1. shipped: {sparsity: file} of nets that come
-    fine-tuned, by a training script of examples/.
+    fine-tuned, by a training script of examples/. states: (input, output) that the net feeds back; its calibration cases
+    are steps in a row.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Row:
     higher: tuple[str, ...] = ()
     shares: tuple[str, ...] = ()
     shipped: Mapping[float, Path] = field(default_factory=dict)
+    states: tuple[tuple[str, str], ...] = ()
     published: str = ""
 
 

@@ -80,16 +80,19 @@ def test_a_scene_is_what_the_data_say(row):
     assert set(stgat.given(scene)) == {"obs_rel", "h0_traj", "c0_traj", "h0_graph", "c0_graph", "noise"}
 
 
-def test_the_driver_remembers_and_its_calibration_is_of_its_own_episodes(monkeypatch):
+def test_the_driver_remembers_and_its_calibration_is_steps_in_a_row(monkeypatch):
     monkeypatch.setattr(driving, "STEPS", 40)
+    monkeypatch.setattr(driving, "IN_A_ROW", 16)
     seen = driving.calibration(0)
-    assert seen["obs"].shape[:2] == (rows.CASES, 1) and seen["h"].shape == (rows.CASES, 1, 1, driving.WIDTH)
-    assert seen["h"].any((1, 2, 3)).sum() > 0.9 * rows.CASES
+    cases = 16 * driving.CALIBRATION
+    assert seen["obs"].shape[:2] == (cases, 1) and seen["h"].shape == (cases, 1, 1, driving.WIDTH)
     run = rows.runner(driving.model())
     action, after = run({"obs": seen["obs"][0], "h": np.zeros((1, 1, driving.WIDTH), np.float32)})
     drive = driving.driver(run)
     assert np.array_equal(drive(seen["obs"][0]), action)
     assert np.array_equal(drive(seen["obs"][0]), run({"obs": seen["obs"][0], "h": after})[0])
+    for k in range(15):
+        assert np.array_equal(run({"obs": seen["obs"][k], "h": seen["h"][k]})[1], seen["h"][k + 1])
 
 
 def _kept(figures, method="one-shot", **more):
