@@ -49,7 +49,7 @@ def tried(trial: Trial, name: str, dense: dict[str, np.ndarray]) -> dict:
     except EdgekitError as e:
         return {"refused": str(e)}
     if made is None:
-        return {"does not apply": "no labels"}
+        return {"does not apply": "no labels, or no channels that could be removed"}
     model = made.models[0] if isinstance(made, Pruned) else made
     found = scored(trial.row, runner(model, trial.row))
     figures: dict = {k: float(np.mean(v)) for k, v in found.items()}

@@ -42,20 +42,24 @@ class Trial:
         return self.pruned(score=lambda w: scores.random(w, self.seed))
 
     @cached_property
-    def channels(self) -> Pruned:
-        return self.pruned(pattern="channels")
+    def channels(self) -> Pruned | None:
+        """So many channels that a layer whose inputs and outputs both shrink does the multiply-adds that groups leave."""
+        found = prune_onnx([self.dense], sparsity=1 - (1 - self.sparsity) ** 0.5, pattern="channels")
+        return found if any(layer.sparsity for layer in found.layers) else None
 
     def pruned(self, **how) -> Pruned:
         return prune_onnx([self.dense], sparsity=self.sparsity, **how)
 
-    def tuned(self, begin: Pruned) -> Pruned:
+    def tuned(self, begin: Pruned | None) -> Pruned | None:
         from edgekit.exporters.sparsify import tune
+        if begin is None:
+            return None
         return tune([self.dense], begin, self.calibration, states=self.row.states)
 
 
 @dataclass(frozen=True)
 class Method:
-    """title: of its column. prune: None for a net that does not fit the method. seeds: whether the seed matters."""
+    """title: of its column. prune: to None where the method has nothing to do. seeds: whether the seed matters."""
 
     title: str
     prune: Callable[[Trial], Pruned | onnx.ModelProto | None]

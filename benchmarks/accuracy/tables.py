@@ -30,7 +30,7 @@ the groups are those of `group="auto"`. A cell is the mean over seeds, its chang
 calibration inputs, the random masks and the order of training. `refused`: edgekit ends with an error, of a net that would be worse than a trivial predictor, say. \
 Recipes were chosen on data that are not scored here. The columns: ours by reconstruction from calibration inputs alone; tuned to the dense net's outputs on the same \
 inputs, without labels; fine-tuned on the row's own data; ours with neighbours as groups; the least weights by magnitude in groups; random groups; channels that are \
-really removed, by magnitude; the bound, reconstruction with every output choosing its own inputs. `python -m benchmarks.accuracy` makes this page."""
+really removed, by magnitude, so many that the multiply-adds are as few; the bound, reconstruction with every output choosing its own inputs. `python -m benchmarks.accuracy` makes this page."""
 
 
 def _table(kept: dict, table) -> str:
