@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="default: 3")
     parser.add_argument("--work", type=Path, default=WORK / "accuracy", help="folder of what is measured; a row's file there is used again")
     parser.add_argument("--tables", action="store_true", help="measure nothing")
-    parser.add_argument("--results", action="store_true", help="also write ACCURACY.md and accuracy.json beside RESULTS.md")
+    parser.add_argument("--results", action="store_true", help="also write ACCURACY.md, accuracy.json and accuracy.svg beside RESULTS.md")
     arguments = parser.parse_args()
     for given, known in ((arguments.rows, MODULES), (arguments.methods, METHODS)):
         for name in given:
@@ -37,6 +37,10 @@ def main() -> None:
     print(text)
     if arguments.results:
         folder = Path(__file__).parents[1]
+        plot = tables.plotted(results)
+        if plot:
+            (folder / "accuracy.svg").write_text(plot, "utf-8")
+            text = text.replace("# Accuracy\n", "# Accuracy\n\n![error over dense, after label-free tuning](accuracy.svg)\n", 1)
         (folder / "ACCURACY.md").write_text(text, "utf-8")
         (folder / "accuracy.json").write_text(json.dumps(results, indent=1) + "\n", "utf-8")
 

@@ -59,7 +59,7 @@ def _outputs(net, inputs) -> list:
 def _loss(net, held, loss_of) -> float:
     import torch
 
-    parts = list(zip(*(t.split(BATCH) for t in held)))
+    parts = list(zip(*(t.split(8 * BATCH) for t in held)))
     with torch.no_grad():
         sums = [float(loss_of(_outputs(net, inputs), targets)) * len(targets) for *inputs, targets in parts]
     return sum(sums) / len(held[-1])

@@ -33,6 +33,21 @@ inputs, without labels; fine-tuned on the row's own data; ours with neighbours a
 really removed, by magnitude, so many that the multiply-adds are as few; the bound, reconstruction with every output choosing its own inputs. `python -m benchmarks.accuracy` makes this page."""
 
 
+def plotted(results: Mapping[str, dict], method: str = "tuned") -> str:
+    """The first figure of each row over that of its dense net, against sparsity: rows whose figure is an error, one method."""
+    from benchmarks.tables import STYLE
+    from edgekit.report import charts
+
+    series: dict[str, list[tuple[float, float]]] = {}
+    for name, kept in results.items():
+        figure = next(iter(kept["figures"]))
+        dense = kept["dense"][figure]
+        by_level = {float(level): found for level, found in kept["methods"].get(method, {}).items() if not any(map(why_not, found.values()))}
+        if figure not in kept["higher"] and dense and by_level and len(series) < 5:  # a plot has five colours
+            series[name] = [(0.0, 1.0), *((100 * s, fmean(f[figure] for f in by_level[s].values()) / dense) for s in sorted(by_level))]
+    return charts.lines(series, "weights that are zero, %", "error over dense", points=True, from_zero=False).replace(">", ">" + STYLE, 1) if series else ""
+
+
 def _table(kept: dict, table) -> str:
     levels = sorted({level for by_level in kept["methods"].values() for level in by_level}, key=float)
     used = [m for m in METHODS if m in kept["methods"]]

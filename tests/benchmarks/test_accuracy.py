@@ -1,4 +1,5 @@
 """The accuracy table: its rows give the published figures of the dense nets, and keep what is scored apart from the rest."""
+import dataclasses
 import itertools
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from benchmarks.accuracy import driving, forecaster, measure, pedestrians, rows, stgat, stgcnn, tables, traffic
+from benchmarks.accuracy import driving, forecaster, measure, methods, pedestrians, rows, stgat, stgcnn, tables, traffic
 
 
 @pytest.fixture
@@ -141,7 +142,7 @@ class _Line:
     """A row whose net is two linear layers, and whose figure is the distance from the dense net."""
 
     def __init__(self):
-        self.weight = np.random.default_rng(0).standard_normal((32, 32)).astype(np.float32)
+        self.weight = 0.2 * np.random.default_rng(0).standard_normal((32, 32)).astype(np.float32)
         self.cases = np.random.default_rng(1).standard_normal((8, 1, 32)).astype(np.float32)
 
     def model(self):
@@ -171,3 +172,25 @@ def test_what_is_measured_is_kept_and_told(tmp_path):
     assert again == kept and len(said) == 2
     text = tables.render({"line": kept})
     assert "| 25% | error |" in text and f"{errors[1]:.4g}" in text and text.count("| missed |") == 1 and "0 of 1 are held" in text
+    assert "line" in tables.plotted({"line": kept}, "magnitude") and not tables.plotted({"line": kept}, "tuned")
+
+
+def test_fine_tuning_learns_and_keeps_the_zeros(monkeypatch):
+    torch = pytest.importorskip("torch")
+    from benchmarks.accuracy import finetune
+
+    monkeypatch.setattr(finetune, "STEPS", 90)
+    line, rng = _Line(), np.random.default_rng(2)
+
+    def labels(split):
+        x = rng.standard_normal((512, 1, 32)).astype(np.float32)
+        targets = np.maximum(x @ line.weight, 0) @ line.weight[::-1]
+        return rows.Labels({"x": x}, targets, lambda outputs, wanted: torch.nn.functional.mse_loss(outputs[0], wanted))
+    row = dataclasses.replace(line.row(), labels=labels)
+    begin = methods.Trial(row, 0.5, 0).pruned()
+    tuned = finetune.fine_tune(row, begin, 0.5, 0)
+    zeros = [{t.name: onnx.numpy_helper.to_array(t) == 0 for t in m.graph.initializer} for m in (begin.models[0], tuned)]
+    assert sum(z.sum() for z in zeros[0].values()) >= 500 and all((zeros[1][n] >= z).all() for n, z in zeros[0].items())
+    before, after = (line.score(rows.runner(m), "test")["error"] for m in (begin.models[0], tuned))
+    assert after - 1 < 0.97 * (before - 1)
+    assert finetune.fine_tune(line.row(), begin, 0.5, 0) is None
