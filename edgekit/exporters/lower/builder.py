@@ -182,6 +182,11 @@ class Builder:
         return value.moved(move) or of_view(move(self.memory(value)))
 
     def transposed(self, value: Value, order: Sequence[int]) -> Value:
+        root = value.root
+        if root is not None and root.loose:
+            back = tuple(sorted(range(len(order)), key=order.__getitem__))
+            turned = replace(root, reshape=lambda v: root.reshape(v.transpose(back)))
+            return replace(value, shape=tuple(value.shape[a] for a in order), inputs=tuple(v.transpose(order) for v in value.inputs), root=turned)
         return self.moved(value, lambda v: v.transpose(order))
 
     def sliced(self, value: Value, axis: int, start: int, count: int, step: int = 1) -> Value:

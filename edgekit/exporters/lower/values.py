@@ -21,12 +21,17 @@ class Product:
 
     reshape: from the value's axes to those of the kernel, for extras and output. emit(post, extras, output, ops): its step.
     packed: the same product with its last axis in the order of packed rows, and the place on that axis that each comes from.
+    factors: of a product of two activations. softmax_of: of a softmax over the last axis, what it is taken of.
+    loose: it writes element by element, so any order of axes costs the same.
     """
 
     emit: Callable[[Body, tuple[View, ...], View, str], None]
     reshape: Callable[[View], View | None]
     dtype: str = "float32"
     packed: "tuple[Product, np.ndarray] | None" = field(default=None, compare=False)
+    factors: tuple[View, View] | None = None
+    softmax_of: "Value | None" = None
+    loose: bool = False
 
 
 @dataclass(frozen=True)
