@@ -1,21 +1,43 @@
 """Attention: scores, softmax and weighted sums of a tile of queries, one query a lane, without a step in between.
 
 So no sum or maximum goes across lanes, and scores are never written to memory; Q and the results, whose depth is the last
-axis, are turned on the stack.
+axis, are turned in registers.
 """
 from collections.abc import Callable
+from itertools import product
 from math import prod
 
 from tvm import tirx
 
 from edgekit.exporters.kernels.body import address, evaluate, finish, lanes_for
-from edgekit.exporters.kernels.loops import Code, broadcast, const
-from edgekit.exporters.kernels.math import exp_below_0
+from edgekit.exporters.kernels.loops import Code, broadcast, const, shuffle
+from edgekit.exporters.kernels.math import exp_below_0, lanes_of
 from edgekit.exporters.kernels.schedule import Machine
 from edgekit.exporters.kernels.spec import Attention
 
 F = "float32"
 WIDEST = 3  # vectors of queries
+
+
+def _powers(extent: int, most: int) -> list[tuple[int, int]]:
+    """(start, length): an extent cut into powers of two."""
+    pieces = []
+    while extent > (start := sum(n for _, n in pieces)):
+        pieces.append((start, min(most, 1 << (extent - start).bit_length() - 1)))
+    return pieces
+
+
+def _turned(code: Code, vectors: list) -> list:
+    """Square blocks transposed: of n vectors, element j of block b of vector i becomes element i of block b of vector j."""
+    lanes, unit = lanes_of(vectors[0]), 1
+    while unit < len(vectors):
+        low = [lane if not lane & unit else lanes + lane - unit for lane in range(lanes)]
+        vectors, pairs = list(vectors), [i for i in range(len(vectors)) if not i & unit]
+        for i in pairs:
+            both = vectors[i], vectors[i + unit]
+            vectors[i], vectors[i + unit] = code.let(shuffle(both, low)), code.let(shuffle(both, [n + unit for n in low]))
+        unit *= 2
+    return vectors
 
 
 def build_attention(k: Attention, machine: Machine):
@@ -31,7 +53,7 @@ def build_attention(k: Attention, machine: Machine):
     wide, rows = vectors * lanes, machine.rows(vectors)
     turned, scores = code.array(k.depth * wide, F), code.array(k.n * wide, F)
 
-    def product(count: int, length: int, left: Callable, right) -> list[list]:
+    def products(count: int, length: int, left: Callable, right) -> list[list]:
         """Sums over `length` of left(row, i) * right[i, query]: expressions [row][vector]."""
         sums = [[code.register(F, lanes, broadcast(const(0.0, F), lanes)) for _ in range(vectors)] for _ in range(count)]
 
@@ -54,18 +76,20 @@ def build_attention(k: Attention, machine: Machine):
 
     def tile(batch: list, starts: list) -> None:
         """Queries from each of `starts` on, a vector each."""
-        for v, start in enumerate(starts):
-            with code.loop(lanes) as lane:
-                at = code.let(address(code, k.q.strides[:-1], [*batch, start + lane]))
-                with code.loop(k.depth) as d:
-                    code.local_store(turned, code.load(q, at + d * code.i(k.q.strides[-1])), d * code.i(wide) + lane + code.i(v * lanes))
+        for (v, start), (first, columns) in product(enumerate(starts), _powers(k.depth, lanes)):
+            at = [code.let(address(code, k.q.strides, [*batch, start + code.i(r), first])) for r in range(lanes)]
+            parts = [code.let(code.load(q, a, columns, k.q.strides[-1])) for a in at]
+            # a vector holds the rows r, r + columns, r + 2 columns, ...
+            rows_of = [code.let(shuffle(parts[r::columns], range(lanes))) for r in range(columns)]
+            for c, vector in enumerate(_turned(code, rows_of)):
+                code.local_store(turned, vector, (first + c) * wide + v * lanes, lanes)
         tops = [code.register(F, lanes, broadcast(const(float("-inf"), F), lanes)) for _ in starts]
         at_key = code.let(address(code, k.key.strides[:-2], batch))
 
         def score(j, count: int) -> None:
             def left(r, d):
                 return code.load(key, at_key + (j + code.i(r)) * code.i(k.key.strides[-2]) + d * code.i(k.key.strides[-1]), lanes, 0)
-            for r, row in enumerate(product(count, k.depth, left, turned)):
+            for r, row in enumerate(products(count, k.depth, left, turned)):
                 for v, (start, top) in enumerate(zip(starts, tops, strict=True)):
                     here = [code.load(b, address(code, t.strides, [*batch, start, j + code.i(r)]), lanes, t.strides[-2])
                             for b, t in zip(masks, k.masks, strict=True)]
@@ -86,15 +110,12 @@ def build_attention(k: Attention, machine: Machine):
         def weighted(c, count: int) -> None:
             def left(r, j):
                 return code.load(value, at_value + j * code.i(k.value.strides[-2]) + (c + code.i(r)) * code.i(k.value.strides[-1]), lanes, 0)
-            aside = code.array(count * wide, F)
-            for r, row in enumerate(product(count, k.n, left, scores)):
-                for v, scale in enumerate(scales):
-                    code.local_store(aside, row[v] * scale, r * wide + v * lanes, lanes)
-            for v, start in enumerate(starts):
-                with code.loop(lanes) as lane:
-                    row = code.let(start + lane)
-                    for r in range(count):
-                        finish(code, k, extras, out, code.local_load(aside, lane + code.i(r * wide + v * lanes)), [*batch, row, c + code.i(r)], 1)
+            sums = products(count, k.n, left, scores)
+            for (v, start), (first, columns) in product(enumerate(starts), _powers(count, lanes)):
+                for r, vector in enumerate(_turned(code, [code.let(sums[first + i][v] * scales[v]) for i in range(columns)])):
+                    for row in range(r, lanes, columns):
+                        part = vector if columns == lanes else shuffle([vector], range(row - r, row - r + columns))
+                        finish(code, k, extras, out, part, [*batch, start + code.i(row), c + code.i(first)], columns)
         blocks(k.width, weighted)
 
     with code.units() as u:
