@@ -21,7 +21,7 @@ WIDEST = 3  # vectors of queries
 
 def _powers(extent: int, most: int) -> list[tuple[int, int]]:
     """(start, length): an extent cut into powers of two."""
-    pieces = []
+    pieces: list[tuple[int, int]] = []
     while extent > (start := sum(n for _, n in pieces)):
         pieces.append((start, min(most, 1 << (extent - start).bit_length() - 1)))
     return pieces
@@ -119,7 +119,8 @@ def build_attention(k: Attention, machine: Machine):
         blocks(k.width, weighted)
 
     with code.units() as u:
-        batch, rest = [], code.let(u // code.i(tiles))
+        batch: list = []
+        rest = code.let(u // code.i(tiles))
         for extent in reversed(k.batch):
             batch.insert(0, code.let(rest % code.i(extent)))
             rest = code.let(rest // code.i(extent))

@@ -113,8 +113,8 @@ def _attention(b: Builder, x: Value, y: Value, shape) -> Value | None:
     key, value = key.transpose((*range(len(batch)), -1, -2)), b.memory(y).broadcast((*batch, n, width))
 
     def emit(post, extras, out, ops):
-        of_scores, of_out = tensors((q, key, value, *masks)), tensors((*extras, out))
-        kernel = spec.Attention(tuple(batch), m, n, depth, width, *of_scores[:3], of_scores[3:], pre, of_out[:-1], post, of_out[-1])
+        of_q, of_key, of_value, of_out = tensors((q, key, value, out))
+        kernel = spec.Attention(tuple(batch), m, n, depth, width, of_q, of_key, of_value, tensors(masks), pre, tensors(extras), post, of_out)
         b.step(kernel, [q, key, value, *masks, *extras, out], node=node, ops=ops, macs=prod(batch) * m * n * (depth + width))
     return Value(tuple(shape), F, (), (), Product(emit, lambda v: v, F, loose=True), (*scores.ops, *x.ops, node.op))
 
