@@ -244,6 +244,18 @@ def test_a_value_with_two_readers_is_computed_once():
     assert sum(type(s.kernel).__name__ == "Linear" for s in plan.entries[0].steps) == 1
 
 
+@pytest.mark.parametrize("nodes, kernels", [
+    ([node("Sigmoid", "a", "s"), node("Mul", "a s", "c")], ["Linear", "Linear"]),
+    ([node("Div", "a two", "d"), node("Erf", "d", "e"), node("Add", "e one", "f"), node("Mul", "a f", "g"), node("Mul", "g half", "c")], ["Linear", "Linear"]),
+    ([node("Mul", "a a", "q"), node("Tanh", "q", "t"), node("Mul", "t q", "u"), node("Sub", "u a", "c")], ["Linear", "Linear"]),
+    ([node("Sigmoid", "a", "s"), node("Mul", "s z", "c0"), node("Add", "c0 a", "c")], ["Linear", "Map", "Linear"])])
+def test_what_is_made_of_a_value_and_joins_again_is_fused_into_its_product(nodes, kernels):
+    inputs = {"x": n(5, 8), "z": n(5, 16)}
+    constants = {"w": n(8, 16), "v": n(16, 8), "one": np.float32(1), "two": np.float32(2), "half": np.float32(0.5)}
+    plan = check(model([node("MatMul", "x w", "a"), *nodes, node("MatMul", "c v", "y")], inputs, ["y"], constants), inputs)
+    assert [type(s.kernel).__name__ for s in plan.entries[0].steps] == kernels
+
+
 def test_concat_is_written_in_place():
     nodes = [node("Conv", "x w", "a"), node("Relu", "a", "b"), node("Conv", "x v", "c"), node("Concat", "b c", "y", axis=1)]
     inputs = {"x": n(1, 4, 6, 6)}
