@@ -10,13 +10,17 @@ from edgekit.exporters.sparsify.rules import Layer
 from edgekit.exporters.sparsify.saliency import Saliency, saliency_kept
 
 if TYPE_CHECKING:
+    from edgekit.exporters.sparsify.gradients import fisher, taylor
     from edgekit.exporters.sparsify.onnx_module import trainable
+    from edgekit.exporters.sparsify.schedules import Dynamic, Gradual
     from edgekit.exporters.sparsify.training import prune, remove, summary
 
-__all__ = ["Cost", "Groups", "Layer", "LayerBenefit", "Pattern", "Pruned", "Saliency", "benefit", "dense_groups",
-           "find_groups", "pack", "parse", "prune", "prune_onnx", "remove", "saliency_kept", "summary", "trainable", "unpack"]
+__all__ = ["Cost", "Dynamic", "Gradual", "Groups", "Layer", "LayerBenefit", "Pattern", "Pruned", "Saliency", "benefit", "dense_groups",
+           "find_groups", "fisher", "pack", "parse", "prune", "prune_onnx", "remove", "saliency_kept", "summary", "taylor", "trainable",
+           "unpack"]
 
-_TORCH = {"prune": "training", "remove": "training", "summary": "training", "trainable": "onnx_module"}  # these need torch
+_TORCH = {"prune": "training", "remove": "training", "summary": "training", "trainable": "onnx_module", "Gradual": "schedules",
+          "Dynamic": "schedules", "fisher": "gradients", "taylor": "gradients"}  # these need torch
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,7 @@
 import copy
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,10 @@ TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTransp
 
 @dataclass(frozen=True)
 class Tensor:
-    """A weight that may be pruned: `parameter` of submodule `module`; parts: matrices stacked in it along axis 0."""
+    """A weight that may be pruned: `parameter` of submodule `module`; parts: matrices stacked in it along axis 0.
+
+    columns: it is one matrix, inputs first.
+    """
 
     name: str
     module: str
@@ -26,6 +29,12 @@ class Tensor:
     shape: tuple[int, ...]
     parts: int
     facts: Facts
+    columns: bool = False
+
+    @property
+    def weight(self) -> str:
+        """The name of the parameter in the whole module."""
+        return _join(self.module, self.parameter)
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,8 @@ class _Site:
 
 def observe(module: nn.Module, example_inputs: Any) -> list[Tensor]:
     """The weights of a module in the order of its submodules. It is not changed: a copy runs once, in eval mode.
+
+    A submodule with a method `prunable() -> list[Tensor]`, as an ONNX graph has, lists its own.
 
     example_inputs: a tuple or list of arguments, a dict of keyword arguments, or the one argument.
     What lies before and behind a layer is read from the autograd graph of that run.
@@ -78,9 +89,31 @@ def observe(module: nn.Module, example_inputs: Any) -> list[Tensor]:
     owners: dict[int, list[str]] = {}
     for m, name in names.items():
         for parameter_name, parameter in m.named_parameters(recurse=False):
-            owners.setdefault(id(parameter), []).append(f"{name}.{parameter_name}".lstrip("."))
-    return [_tensor(probe, m, names[m], site, macs, shallow, heads, owners)
-            for m, found in sites.items() for site in found]
+            owners.setdefault(id(parameter), []).append(_join(name, parameter_name))
+    listed = {m: [replace(t, name=_join(name, t.name), module=_join(name, t.module)) for t in m.prunable()]
+              for m, name in names.items() if hasattr(m, "prunable")}
+    return [t for m, found in sites.items() for t in
+            (*listed.get(m, ()), *(_tensor(probe, m, names[m], site, macs, shallow, heads, owners) for site in found))]
+
+
+def weight_names(module: nn.Module) -> dict[str, str]:
+    """{layer: parameter} of every layer that `observe` lists, in its order, without a run."""
+    found: dict[str, str] = {}
+    for path, m in module.named_modules():
+        if hasattr(m, "prunable"):
+            found |= {_join(path, t.name): _join(path, t.weight) for t in m.prunable() if t.parameter}
+        found |= {_name(m, site): _join(site.module, site.parameter) for site in _sites(path, m)}
+    return found
+
+
+def _name(m: nn.Module, site: _Site) -> str:
+    if site.parameter != "weight":
+        return _join(site.module, site.parameter)
+    return site.module or type(m).__name__
+
+
+def _join(*path: str) -> str:
+    return ".".join(filter(None, path))
 
 
 def _call(module: nn.Module, example_inputs: Any) -> Any:
@@ -100,7 +133,7 @@ def _sites(name: str, m: nn.Module) -> list[_Site]:
         whole = m.in_proj_weight is not None
         projections = ["in_proj_weight"] if whole else ["q_proj_weight", "k_proj_weight", "v_proj_weight"]
         return [_Site(name, p, 3 if whole else 1, False) for p in projections] + [
-            _Site(f"{name}.out_proj".lstrip("."), "weight", 1, True)]
+            _Site(_join(name, "out_proj"), "weight", 1, True)]
     if isinstance(m, nn.RNNBase):
         return [_Site(name, p, 1, False) for p in m._flat_weights_names if p.startswith(("weight_ih", "weight_hh"))]
     if isinstance(m, nn.RNNCellBase):
@@ -129,7 +162,7 @@ def _macs(m: nn.Module, site: _Site, given: list[torch.Tensor], made: list[torch
 
 def _tensor(probe: nn.Module, m: nn.Module, name: str, site: _Site, macs: dict[tuple[str, str], int], shallow: set[str],
             heads: set[str], owners: dict[int, list[str]]) -> Tensor:
-    weight = probe.get_submodule(site.module).get_parameter(site.parameter)
+    weight = getattr(probe.get_submodule(site.module), site.parameter)
     recurrent = isinstance(m, (nn.RNNBase, nn.RNNCellBase))
     conv = isinstance(m, (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS))
     ran = macs.get((site.module, site.parameter))
@@ -140,12 +173,12 @@ def _tensor(probe: nn.Module, m: nn.Module, name: str, site: _Site, macs: dict[t
         blocked = TRANSPOSED
     elif isinstance(m, CONVOLUTIONS) and m.groups > 1:
         blocked = grouped(m.in_channels // m.groups)
+    elif id(weight) not in owners:
+        blocked = "its weights are computed from other parameters"
     elif len(owners[id(weight)]) > 1:
-        others = [o for o in owners[id(weight)] if o != f"{site.module}.{site.parameter}".lstrip(".")]
+        others = [o for o in owners[id(weight)] if o != _join(site.module, site.parameter)]
         blocked = f"its weights are also used as {others[0]}"
-    plain = site.parameter == "weight"
-    return Tensor(site.module or type(m).__name__ if plain else f"{site.module}.{site.parameter}".lstrip("."),
-                  site.module, site.parameter, type(m).__name__, tuple(weight.shape), site.parts,
+    return Tensor(_name(m, site), site.module, site.parameter, type(m).__name__, tuple(weight.shape), site.parts,
                   Facts("recurrent" if recurrent else "conv" if conv else "linear", weight.shape[0] // site.parts,
                         math.prod(weight.shape[1:]), ran or 0, name in shallow, site.last and name in heads, blocked))
 

@@ -10,13 +10,14 @@ from edgekit.errors import InputError, MissingToolError
 
 try:
     from torch import Tensor, nn
-    from torch.nn.utils import parametrize
 except ImportError:
     raise MissingToolError("torch is not installed", fix="pip install 'edgekit-deploy[torch]'") from None
 
+from edgekit.exporters.sparsify import graph as onnx_graph
+from edgekit.exporters.sparsify.masked import GroupMask, attach
+from edgekit.exporters.sparsify.observe import Tensor as Prunable
 from edgekit.exporters.sparsify.torch_graph.graph import Graph, quoted
 from edgekit.exporters.sparsify.torch_graph.parameters import trainable as trained_of
-from edgekit.exporters.sparsify.training import GroupMask
 
 if TYPE_CHECKING:
     import onnx
@@ -53,7 +54,7 @@ class Trainable(nn.Module):
             weight.requires_grad_(name in trained)
             keep = weight.detach() != 0
             if trained.get(name) and not keep.all():
-                parametrize.register_parametrization(self.graph.values, quoted(name), GroupMask(keep))
+                attach(self.graph.values, quoted(name), GroupMask(keep))
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor | tuple[Tensor, ...]:
         names = list(self.graph.inputs)
@@ -64,6 +65,16 @@ class Trainable(nn.Module):
         found = self.graph(**{n: t.unsqueeze(1) if bare else t for n, t in given.items()})
         outputs = tuple(t.squeeze(1) if bare and self.graph.outputs[n][:1] == (1,) else t for n, t in found.items())
         return outputs[0] if len(outputs) == 1 else outputs
+
+    def prunable(self) -> list[Prunable]:
+        """The weights of the products of the graph, as `prune` sees those of any module."""
+        found = []
+        for weight in onnx_graph.weights([self._model]):
+            for number, (_, initializer, layout) in enumerate(weight.places or [(0, "", "rows")]):
+                parts = weight.shape[0] if layout == "stack" and weight.shape else 1
+                found.append(Prunable(weight.name if not number else f"{weight.name} ({initializer})", "graph.values", quoted(initializer),
+                                      weight.op, weight.shape, parts, weight.facts, layout == "columns"))
+        return found
 
     def to_onnx(self) -> "onnx.ModelProto":
         """The model with the weights as they are; the zeros that were there are in it."""
