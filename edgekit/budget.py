@@ -4,6 +4,7 @@
     time    p50 p90 p99 p999 mean min max    us ms s          of the response time
     bytes   arena weights code peak_rss      B kB MB GB (powers of 1000; KB is kB) KiB MiB GiB (powers of 1024)
     share   miss_rate accuracy_drop          % or none        0.5% is 0.005
+    count   instructions                     none k M G       of one inference, where they are counted (arm64)
 
 What is known of a quantity is an interval (`Evidence`). A rule is met if the whole interval keeps the limit, missed if
 none of it does, and undecided in between: so an unmeasured or unsupported figure never turns a rule green.
@@ -18,11 +19,13 @@ from edgekit.errors import InputError
 _TIME = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
 _BYTES = {"B": 1, "kB": 1000, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _SHARE = {"%": 0.01, "": 1.0}
-_UNITS: dict[str, Mapping[str, float]] = {"time": _TIME, "bytes": _BYTES, "share": _SHARE}
+_COUNT = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
+_UNITS: dict[str, Mapping[str, float]] = {"time": _TIME, "bytes": _BYTES, "share": _SHARE, "count": _COUNT}
 _KIND = {
     **dict.fromkeys(("p50", "p90", "p99", "p999", "mean", "min", "max"), "time"),
     **dict.fromkeys(("arena", "weights", "code", "peak_rss"), "bytes"),
     **dict.fromkeys(("miss_rate", "accuracy_drop"), "share"),
+    "instructions": "count",
 }
 _NUMBER = r"\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?"
 _RULE = re.compile(rf"(?P<name>\w+)\s*(?P<op><=|<)\s*(?P<number>{_NUMBER})\s*(?P<unit>[A-Za-zµ%]*)")
@@ -45,12 +48,12 @@ class Rule:
 
     @property
     def kind(self) -> str:
-        """One of "time", "bytes", "share"."""
+        """One of "time", "bytes", "share", "count"."""
         return _KIND[self.name]
 
     @property
     def limit(self) -> float:
-        """In seconds, bytes, or as a fraction."""
+        """In seconds, bytes, as a fraction, or a number."""
         return self.number * _UNITS[self.kind][self.unit]
 
     def keeps(self, value: float) -> bool:
@@ -88,7 +91,7 @@ class Verdict:
     note: str = ""
 
     def to_json(self) -> dict:
-        """rule, value and limit (ms, bytes or fraction), ok, and note where there is one."""
+        """rule, value and limit (ms, bytes, fraction or number), ok, and note where there is one."""
         scale = 1e3 if self.rule.kind == "time" else 1
         value = None if self.value is None else self.value * scale
         out = {"rule": str(self.rule), "value": value, "limit": self.rule.limit * scale, "ok": self.ok}

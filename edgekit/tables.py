@@ -117,6 +117,8 @@ def budget_value(verdict: dict) -> str:
         return "-"
     if name in ("miss_rate", "accuracy_drop"):
         return f"{value:.3%}"
+    if name == "instructions":
+        return count(value)
     return size(value) if name in ("arena", "weights", "code", "peak_rss") else duration(value)
 
 

@@ -192,6 +192,16 @@ def run_matmul(k: spec.MatMul, a, b, *args) -> None:
     _result(view(args[-1], y.shape, k.output.strides), body(k.post, [y, *extras]))
 
 
+def run_attention(k: spec.Attention, q, key, value, *args) -> None:
+    qv, kv, vv = (view(a, (*k.batch, n, d), t.strides).astype(np.float64) for a, n, d, t in (
+        (q, k.m, k.depth, k.q), (key, k.n, k.depth, k.key), (value, k.n, k.width, k.value)))
+    scores = (qv @ np.moveaxis(kv, -1, -2)).astype(np.float32)
+    scores = body(k.pre, [scores, *_extras(k.masks, args[:len(k.masks)], scores.shape)]).astype(np.float64)
+    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    y = (powers @ vv / powers.sum(axis=-1, keepdims=True)).astype(np.float32)
+    _result(view(args[-1], y.shape, k.output.strides), body(k.post, [y, *_extras(k.extras, args[len(k.masks):-1], y.shape)]))
+
+
 def run_recurrent(k: spec.Recurrent, xp, *args) -> None:
     w, bias, index, order, rest = _operands(k, args)
     peephole = rest.pop(0)[:3 * k.hidden].reshape(3, k.hidden) if k.peephole else np.zeros((3, k.hidden), np.float32)
@@ -232,7 +242,7 @@ def run_recurrent(k: spec.Recurrent, xp, *args) -> None:
 
 
 RUN = {spec.Map: run_map, spec.Gather: run_gather, spec.Scatter: run_scatter, spec.Reduce: run_reduce, spec.Arg: run_arg, spec.Norm: run_norm, spec.Linear: run_linear,
-       spec.Conv: run_conv, spec.Depthwise: run_depthwise, spec.WinogradInput: run_winograd_input, spec.WinogradOutput: run_winograd_output, spec.MatMul: run_matmul, spec.Recurrent: run_recurrent}
+       spec.Conv: run_conv, spec.Depthwise: run_depthwise, spec.WinogradInput: run_winograd_input, spec.WinogradOutput: run_winograd_output, spec.MatMul: run_matmul, spec.Attention: run_attention, spec.Recurrent: run_recurrent}
 
 
 def run_kernel(kernel, *args: np.ndarray) -> None:

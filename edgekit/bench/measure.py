@@ -147,7 +147,7 @@ def _counted(session: Any, entry: dict, cases: tuple, plan: _Plan, allow_predict
         found = layers.rows(entry["layers"], {"instructions": counts})
         body |= {"layers": found, "layers_total": layers.per_product(found)}
     names = ("min", "mean", *stats.PERCENTILES, "max", "miss_rate")
-    return body, {name: Evidence(note=unmeasured) for name in names}
+    return body, {"instructions": Evidence.exactly(instructions)} | {name: Evidence(note=unmeasured) for name in names}
 
 
 def _latency_evidence(times: Responses) -> dict[str, Evidence]:

@@ -194,12 +194,12 @@ def test_layers_that_do_not_fit_the_manifest(files, fake_time):
 @pytest.mark.parametrize("allow", [False, True])
 def test_an_emulator_gives_instructions_and_no_latency(run, fake_time, allow):
     session = FakeSession(fake_time, measured=False)
-    result = run(session=session, target="arm64", layers=True, allow_predicted=allow, budget="p50<=1000s; arena<=1MB")
+    result = run(session=session, target="arm64", layers=True, allow_predicted=allow, budget="p50<=1000s; arena<=1MB; instructions<=100k")
     assert [x["instructions"] for x in result["layers"]] == [100, 300] and result["layers_total"]["per_mac"] == 2.0
     assert "a MAC" in tables.bench(result)
     assert result["measured"] is False and result["instructions"] == 123456 and result["predicted_ms"] is None
     assert "latency_ms" not in result and "deadline" not in result and "histogram" not in result
-    assert [v["ok"] for v in result["budget"]] == [None, True]
+    assert [v["ok"] for v in result["budget"]] == [None, True, False]
     assert ("nothing is predicted" in result["budget"][0]["note"]) is allow
     assert result["memory"]["peak_rss_bytes"] is None
 

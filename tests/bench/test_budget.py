@@ -16,7 +16,7 @@ def rules():
     def of(names, units):
         return st.builds(Rule, st.sampled_from(names), st.sampled_from(["<", "<="]), NUMBERS, st.sampled_from(units))
     return st.one_of(of(TIME, ("us", "µs", "ms", "s")), of(BYTES, ("B", "kB", "KB", "KiB", "MB", "MiB", "GB", "GiB")),
-                     of(("miss_rate", "accuracy_drop"), ("%", "")))
+                     of(("miss_rate", "accuracy_drop"), ("%", "")), of(("instructions",), ("", "k", "M", "G")))
 
 
 def test_the_example_of_the_interface():
@@ -53,7 +53,7 @@ def test_any_text_parses_or_is_refused_with_its_own_words(text):
 @pytest.mark.parametrize("text, says", [
     ("", "empty"), (" ; ", "empty"), ("p99", "not a rule"), ("p99>=10ms", "not a rule"), ("p99<=fast", "not a rule"),
     ("p99<=-1ms", "not a rule"), ("p99<=10ms p50<=1ms", "not a rule"), ("p98<=10ms", "unknown quantity 'p98'"),
-    ("p99<=10", "p99 needs a unit"), ("p99<=10MB", "unknown unit 'MB' for p99"), ("arena<=4", "arena needs a unit"),
+    ("p99<=10", "p99 needs a unit"), ("instructions<=1ms", "unknown unit 'ms'"), ("p99<=10MB", "unknown unit 'MB' for p99"), ("arena<=4", "arena needs a unit"),
     ("arena<=4ms", "unknown unit"), ("p99<=1e999ms", "too large"), ("miss_rate<=1ms", "unknown unit"),
 ])
 def test_what_is_refused(text, says):

@@ -100,6 +100,16 @@ class Draw:
         size = prod(batch)
         return k, [self.floats(size * m * kk), self.floats(size * kk * n), self.floats(n), np.zeros(size * m * n, np.float32)]
 
+    def attention(self):
+        heads, m, n = self.r.choice([1, 2, 3]), self.r.choice([5, 16, 42, 61]), self.r.choice([1, 7, 42])
+        depth, width = self.r.choice([1, 8, 11]), self.r.choice([1, 8, 13])
+        q, key, value = (Tensor(F, (size * heads * d, d, heads * d, 1)) for size, d in ((m, depth), (n, depth), (n, width)))
+        masks = (Tensor(F, (0, 0, 0, 1)), Tensor(F, (0, 0, 1, m + 2)))
+        k = spec.Attention((2, heads), m, n, depth, width, q, key, value, masks, (ADD, Op("add", (3, 2), F)),
+                           (Tensor(F, (0, 0, 0, 1)),), (ADD,), Tensor(F, (m * heads * width, width, heads * width, 1)))
+        sizes = [2 * heads * a * b for a, b in ((m, depth), (n, depth), (n, width))]
+        return k, [*map(self.floats, [*sizes, n, n * (m + 2), width]), np.zeros(2 * heads * m * width, np.float32)]
+
     def sparse(self, outputs, inputs, sparse, v):
         """(groups, kept, index dtype, order?, starts?, operands w bias [index] [starts] [order])"""
         groups = -(-outputs // v)
@@ -202,7 +212,7 @@ class Draw:
                    np.zeros(k.scratch_floats, np.float32)]
 
 
-KINDS = ("map", "gather", "reduce", "arg", "norm", "matmul", "linear", "conv", "depthwise", "winograd_input", "winograd_output", "recurrent")
+KINDS = ("map", "gather", "reduce", "arg", "norm", "matmul", "attention", "linear", "conv", "depthwise", "winograd_input", "winograd_output", "recurrent")
 MACHINES = {
     "host": targets.load("host"),
     **{level: replace(targets.load("host"), cpu=level, features=(), schedule=targets.schedule_of(level, ()),

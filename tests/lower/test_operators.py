@@ -227,11 +227,33 @@ def test_keys_of_few_rows_are_read_as_they_lie():
     assert step.kernel.b.strides[-2:] == (1, 20)
 
 
+@pytest.mark.parametrize("queries, mask, steps", [
+    (20, (2, 1, 1, 9), ["Attention"]), (20, (20, 9), ["Map", "MatMul", "Norm", "MatMul", "Map"]), (3, (1, 9), ["MatMul", "Norm", "MatMul", "Map"])])
+def test_attention_of_many_queries_and_few_keys_is_one_step(queries, mask, steps):
+    nodes = [node("Transpose", "k", "t", perm=[0, 1, 3, 2]), node("MatMul", "q t", "s"), node("Mul", "s scale", "c"), node("Add", "c mask", "m"),
+             node("Softmax", "m", "p"), node("MatMul", "p v", "o"), node("Transpose", "o", "u", perm=[0, 2, 1, 3]), node("Reshape", "u shape", "y")]
+    inputs = {"q": n(2, 3, queries, 8), "k": n(2, 3, 9, 8), "v": n(2, 3, 9, 5), "mask": n(*mask)}
+    plan = check(model(nodes, inputs, ["y"], {"scale": np.float32(0.3), "shape": ints(2, queries, 15)}), inputs)
+    assert [type(s.kernel).__name__ for s in plan.entries[0].steps] == steps
+
+
 def test_a_value_with_two_readers_is_computed_once():
     nodes = [node("Gemm", "x w", "g"), node("Tanh", "g", "t"), node("Add", "t g", "y"), node("Sigmoid", "t", "z")]
     inputs = {"x": n(2, 8)}
     plan = check(model(nodes, inputs, ["y", "z"], {"w": n(8, 8)}), inputs)
     assert sum(type(s.kernel).__name__ == "Linear" for s in plan.entries[0].steps) == 1
+
+
+@pytest.mark.parametrize("nodes, kernels", [
+    ([node("Sigmoid", "a", "s"), node("Mul", "a s", "c")], ["Linear", "Linear"]),
+    ([node("Div", "a two", "d"), node("Erf", "d", "e"), node("Add", "e one", "f"), node("Mul", "a f", "g"), node("Mul", "g half", "c")], ["Linear", "Linear"]),
+    ([node("Mul", "a a", "q"), node("Tanh", "q", "t"), node("Mul", "t q", "u"), node("Sub", "u a", "c")], ["Linear", "Linear"]),
+    ([node("Sigmoid", "a", "s"), node("Mul", "s z", "c0"), node("Add", "c0 a", "c")], ["Linear", "Map", "Linear"])])
+def test_what_is_made_of_a_value_and_joins_again_is_fused_into_its_product(nodes, kernels):
+    inputs = {"x": n(5, 8), "z": n(5, 16)}
+    constants = {"w": n(8, 16), "v": n(16, 8), "one": np.float32(1), "two": np.float32(2), "half": np.float32(0.5)}
+    plan = check(model([node("MatMul", "x w", "a"), *nodes, node("MatMul", "c v", "y")], inputs, ["y"], constants), inputs)
+    assert [type(s.kernel).__name__ for s in plan.entries[0].steps] == kernels
 
 
 def test_concat_is_written_in_place():

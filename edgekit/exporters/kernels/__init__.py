@@ -4,6 +4,7 @@
 def build(kernel, machine):
     """The `tirx.PrimFunc` of a kernel for a `schedule.Machine`, and its number of units."""
     from edgekit.exporters.kernels import (
+        attention,
         convolution,
         depthwise,
         elementwise,
@@ -20,6 +21,6 @@ def build(kernel, machine):
         spec.Scatter: elementwise.build_scatter, spec.Reduce: reduction.build_reduce, spec.Arg: reduction.build_arg, spec.Norm: norm.build_norm,
         spec.Conv: convolution.build_conv, spec.Depthwise: depthwise.build_depthwise, spec.Linear: linear.build_linear, spec.MatMul: matmul.build_matmul,
         spec.WinogradInput: winograd.build_winograd_input, spec.WinogradOutput: winograd.build_winograd_output,
-        spec.Recurrent: recurrent.build_recurrent,
+        spec.Attention: attention.build_attention, spec.Recurrent: recurrent.build_recurrent,
     }
     return builders[type(kernel)](kernel, machine)

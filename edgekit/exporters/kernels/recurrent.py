@@ -29,10 +29,16 @@ def build_recurrent(k: Recurrent, machine: Machine):
     product_of = Tensor(F, (gates * hidden, 1))  # of all gates, a sequence a row
     width = lanes_for(code, hidden)
 
-    def product(source, base, row, rows: int):
-        """scratch[row.., gate columns] = bias + R source[row..]; rows of source are `hidden` apart."""
-        with code.loop(k.groups) as g, code.loop(m.v // m.width) as part:
-            first = code.let(part * code.i(m.width))
+    def product(step, source, base, row, rows: int):
+        """scratch[row.., gate columns] = bias + R source[row..]; rows of source are `hidden` apart. Every other step begins
+        where the one before it ended, with the weights that are still in the nearest cache."""
+        parts = m.v // m.width
+        last = k.groups * parts - 1
+        back = code.let(step % code.i(2))
+        with code.loop(last + 1) as n:
+            at = code.let(n + back * (code.i(last) - n - n))
+            g = code.let(at // code.i(parts))
+            first = code.let(at % code.i(parts) * code.i(m.width))
             sums = tile(code, m, g, first, source, lambda r, i: code.i(base) + (row + code.i(r)) * code.i(hidden) + i, rows)
             for j in range(m.vectors):
                 at = code.let(first + code.i(j * m.lanes))
@@ -129,12 +135,12 @@ def build_recurrent(k: Recurrent, machine: Machine):
                     active = code.let(s < n)
                     t = code.let(tirx.Select(active, n - code.i(1) - s, s)) if k.reverse else s
                     times.append((t, active))
-            product(h, 0, row, rows)
+            product(s, h, 0, row, rows)
             if k.reset_first:
                 saved = _save_update_gate(code, k, scratch, row, rows, width)
                 for r in range(rows):
                     reset_gate(code.let(row + code.i(r)), times[r][0])
-                product(scratch, k.batch * gates * hidden, row, rows)
+                product(s, scratch, k.batch * gates * hidden, row, rows)
                 saved()
             for r in range(rows):
                 cell(code.let(row + code.i(r)), *times[r])

@@ -233,6 +233,31 @@ class MatMul:
 
 
 @dataclass(frozen=True)
+class Attention:
+    """out[b..., m, :] = post(sum_n softmax_n(pre(sum_d Q[b..., m, d] K[b..., n, d])) V[b..., n, :]) for few keys: the scores of a
+    tile of queries stay on the stack.  args: q, key, value, masks..., extras..., output.
+
+    q: strides over (*batch, m, depth); key: (*batch, n, depth); value: (*batch, n, width). pre: value 0 is a score, then the
+    masks, over (*batch, m, n), side by side along m or the same there. post: value 0 is the sum; extras and output have
+    strides over (*batch, m, width). All float32.
+    """
+
+    batch: tuple[int, ...]
+    m: int
+    n: int
+    depth: int
+    width: int
+    q: Tensor
+    key: Tensor
+    value: Tensor
+    masks: tuple[Tensor, ...]
+    pre: Body
+    extras: tuple[Tensor, ...]
+    post: Body
+    output: Tensor
+
+
+@dataclass(frozen=True)
 class Gather:
     """out[i...] = x[i... with axis `axis` replaced by index[i...]].  args: x, index, output; strides over `shape`.
 
@@ -312,4 +337,4 @@ class Recurrent:
         return self.batch * self.hidden * (self.gates + self.reset_first)
 
 
-Kernel = Map | Reduce | Arg | Norm | Conv | Depthwise | WinogradInput | WinogradOutput | Linear | MatMul | Gather | Scatter | Recurrent
+Kernel = Map | Reduce | Arg | Norm | Conv | Depthwise | WinogradInput | WinogradOutput | Linear | MatMul | Attention | Gather | Scatter | Recurrent

@@ -13,6 +13,7 @@ from edgekit.exporters.lower.plan import Buffer, Ref, Step
 from edgekit.exporters.lower.values import Value, combine, constant, of_view, too_long
 from edgekit.exporters.lower.views import View, collapse, row_major
 
+SHORT = 12           # operations of a body that others may join
 LARGEST = 2 << 30  # bytes of a buffer
 DTYPES = ("float32", "float64", "float16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool")
 
@@ -65,6 +66,8 @@ class Builder:
     buffers: dict[str, Buffer] = field(default_factory=dict)
     node: Node = Node("", "", (), (), {})
     products: str = "float32"                          # what products with constant weights are computed in
+    joins: Mapping[str, str] = field(default_factory=dict)   # see `joins`
+    joined: set[str] = field(default_factory=set)      # beginnings of such chains that stay in registers
     halves: dict[View, Value] = field(default_factory=dict)  # of tensors in memory: the same in float16
 
     # -- what operators ask ------------------------------------------------------------------------------------------
@@ -84,9 +87,15 @@ class Builder:
         if name not in self.values:
             self.values[name] = self.of_array(self.initializers[name])
         v = self.values[name]
-        if v.view is None and v.inputs + ((v.root,) if v.root else ()) and self.uses[name] > 1:
+        if v.view is None and v.inputs + ((v.root,) if v.root else ()) and self.uses[name] > 1 and not self._joined(name, v):
             v = self.values[name] = of_view(self.memory(v))
         return v
+
+    def _joined(self, name: str, value: Value) -> bool:
+        """Whether all that is made of the value joins again in one body."""
+        if self.joins.get(name) == name and len(value.body) <= SHORT:
+            self.joined.add(name)
+        return self.joins.get(name) in self.joined
 
     def set(self, name: str, value: Value) -> None:
         if name:
@@ -182,6 +191,11 @@ class Builder:
         return value.moved(move) or of_view(move(self.memory(value)))
 
     def transposed(self, value: Value, order: Sequence[int]) -> Value:
+        root = value.root
+        if root is not None and root.loose:
+            back = tuple(sorted(range(len(order)), key=order.__getitem__))
+            turned = replace(root, reshape=lambda v: root.reshape(v.transpose(back)))
+            return replace(value, shape=tuple(value.shape[a] for a in order), inputs=tuple(v.transpose(order) for v in value.inputs), root=turned)
         return self.moved(value, lambda v: v.transpose(order))
 
     def sliced(self, value: Value, axis: int, start: int, count: int, step: int = 1) -> Value:

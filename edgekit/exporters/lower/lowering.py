@@ -24,6 +24,7 @@ from edgekit.exporters.lower import (
 )
 from edgekit.exporters.lower.arena import Need, aligned, place
 from edgekit.exporters.lower.builder import DTYPES, Builder, Constants, Node
+from edgekit.exporters.lower.joins import joins
 from edgekit.exporters.lower.plan import Buffer, Entry, Plan, Port, State, Step
 from edgekit.exporters.lower.values import of_view
 from edgekit.exporters.lower.views import View, row_major
@@ -122,7 +123,9 @@ def _walk(model, constants: Constants, states, failed=None, products: str = "flo
     nodes = [_node(n) for n in graph.node]
     uses = Counter(name for n in nodes for name in n.inputs)
     uses.update(o.name for o in graph.output)
-    b = Builder(constants, initializers, types, uses, products=products)
+    scalars = {name for name, array in initializers.items() if array.size == 1}
+    joined = joins(nodes, uses, lambda name: types[name][1], elementwise.OPERATORS, scalars)
+    b = Builder(constants, initializers, types, uses, products=products, joins=joined)
     inputs, pairs = [], []
     written = {target: source for source, target in states.items()}
     for value in graph.input:

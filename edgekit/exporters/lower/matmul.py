@@ -7,11 +7,13 @@ from edgekit.exporters.kernels import spec
 from edgekit.exporters.kernels.spec import Tensor
 from edgekit.exporters.lower.builder import Builder, Node
 from edgekit.exporters.lower.products import F, in_float32, linear, narrowed, rooted, tensors
-from edgekit.exporters.lower.values import Product, Value, constant
+from edgekit.exporters.lower.values import Product, Value, constant, of_view
 from edgekit.exporters.lower.views import View
 from edgekit.exporters.lower.weights import CHANNEL_MAJOR, packed
 
-FEW = 4  # rows for which a transposed operand is read as it lies
+FEW = 4      # rows for which a transposed operand is read as it lies
+QUERIES = 16  # from which on they fill the lanes of an attention
+KEYS = 128    # and depth, of which a tile of scores and queries stays in the nearest cache
 
 
 def gemm(b: Builder, node: Node) -> None:
@@ -74,20 +76,47 @@ def _any_matmul(b: Builder, x: Value, y: Value, shape) -> Value:
 
 def matmul_values(b: Builder, x: Value, y: Value, shape) -> Value:
     """x (..., m, k) @ y (..., k, n), batches broadcast to those of `shape`."""
+    if (fused := _attention(b, x, y, shape)) is not None:
+        return fused
     *batch, m, n = shape
     k = x.shape[-1]
     xv = b.memory(x).broadcast((*batch, m, k))
-    yv = b.memory(y)
-    if m > FEW or yv.strides[-2] != 1:
-        yv = b.lined(y, y.shape)
-    yv = yv.broadcast((*batch, k, n))
+    lies = b.memory(y)
     node = b.node
 
     def emit(post, extras, out, ops):
+        yv = lies
+        if m > FEW or yv.strides[-2] != 1:
+            asked, b.node = b.node, node
+            yv = b.lined(of_view(yv), yv.shape)
+            b.node = asked
+        yv = yv.broadcast((*batch, k, n))
         kernel = spec.MatMul(tuple(batch), m, n, k, Tensor(xv.dtype, xv.strides), Tensor(yv.dtype, yv.strides), tensors(extras), post,
                              Tensor(out.dtype, out.strides))
         b.step(kernel, [xv, yv, *extras, out], node=node, ops=ops, macs=prod(shape) * k)
-    return Value(tuple(shape), x.dtype, (), (), Product(emit, lambda v: v, x.dtype), (node.op,))
+    root = Product(emit, lambda v: v, x.dtype, factors=(xv, lies.broadcast((*batch, k, n))))
+    return Value(tuple(shape), x.dtype, (), (), root, (node.op,))
+
+
+def _attention(b: Builder, x: Value, y: Value, shape) -> Value | None:
+    """x @ y as one kernel from its queries on, where x is the softmax of a product of many queries and few keys."""
+    scores = x.root.softmax_of if x.root is not None and not x.body else None
+    if scores is None or scores.root is None or scores.root.factors is None:
+        return None
+    q, key = scores.root.factors
+    *batch, m, width = shape
+    n, depth = scores.shape[-1], q.shape[-1]
+    masks, pre, node = scores.inputs, scores.body, b.node
+    apart = any(t.strides[-2] not in (0, 1) for t in masks)
+    if scores.shape != (*batch, m, n) or m < QUERIES or n + depth > KEYS or apart or {scores.dtype, y.dtype, *(t.dtype for t in masks)} != {F}:
+        return None
+    key, value = key.transpose((*range(len(batch)), -1, -2)), b.memory(y).broadcast((*batch, n, width))
+
+    def emit(post, extras, out, ops):
+        of_q, of_key, of_value, of_out = tensors((q, key, value, out))
+        kernel = spec.Attention(tuple(batch), m, n, depth, width, of_q, of_key, of_value, tensors(masks), pre, tensors(extras), post, of_out)
+        b.step(kernel, [q, key, value, *masks, *extras, out], node=node, ops=ops, macs=prod(batch) * m * n * (depth + width))
+    return Value(tuple(shape), F, (), (), Product(emit, lambda v: v, F, loose=True), (*scores.ops, *x.ops, node.op))
 
 
 def _product(b: Builder, node: Node, x: Value, y: Value, shape) -> Value:

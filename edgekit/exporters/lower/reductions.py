@@ -115,10 +115,11 @@ def norm(b: Builder, x: Value, axes: list[int], kind: str, eps: float, label: st
     rank = len(x.shape)
     axes = [a % rank for a in axes]
     order = [*[a for a in range(rank) if a not in axes], *axes]
-    view = b.memory(x)
-    node = b.node
+    waits = kind == "softmax" and axes == [rank - 1] and x.root is not None and x.root.factors is not None  # for a product with it
+    known, node = None if waits else b.memory(x), b.node
 
     def emit(post, extras, out, ops):
+        view = known or b.memory(x)
         moved = [v.transpose(order) for v in (view, *extras, out)]
         n = rank - len(axes)
         lead, front = collapse(moved[0].shape[:n], [v.strides[:n] for v in moved])
@@ -128,7 +129,7 @@ def norm(b: Builder, x: Value, axes: list[int], kind: str, eps: float, label: st
         ts = [Tensor(v.dtype, (*f, *e)) for v, f, e in zip(moved, front, back, strict=True)]
         kernel = spec.Norm((*lead, *tail), len(tail), kind, eps, ts[0], tuple(ts[1:-1]), post, ts[-1])
         b.step(kernel, [view, *extras, out], node=node, ops=ops)
-    return Value(x.shape, x.dtype, (), (), Product(emit, lambda v: v, x.dtype), (label,))
+    return Value(x.shape, x.dtype, (), (), Product(emit, lambda v: v, x.dtype, softmax_of=x if waits else None), (label,))
 
 
 def softmax(b: Builder, node: Node) -> None:

@@ -75,4 +75,8 @@ def _strided(k: spec.Kernel) -> list[tuple[Tensor, tuple[int, ...]]]:
         case spec.MatMul():
             wide = [(t, (*k.batch, k.m, k.n)) for t in (*k.extras, k.output)]
             return [(k.a, (*k.batch, k.m, k.k)), (k.b, (*k.batch, k.k, k.n)), *wide]
+        case spec.Attention():
+            rows = [(k.q, (k.m, k.depth)), (k.key, (k.n, k.depth)), (k.value, (k.n, k.width)), *((t, (k.m, k.n)) for t in k.masks),
+                    *((t, (k.m, k.width)) for t in (*k.extras, k.output))]
+            return [(t, (*k.batch, *shape)) for t, shape in rows]
     return []

@@ -21,12 +21,17 @@ class Product:
 
     reshape: from the value's axes to those of the kernel, for extras and output. emit(post, extras, output, ops): its step.
     packed: the same product with its last axis in the order of packed rows, and the place on that axis that each comes from.
+    factors: of a product of two activations. softmax_of: of a softmax over the last axis, what it is taken of.
+    loose: it writes element by element, so any order of axes costs the same.
     """
 
     emit: Callable[[Body, tuple[View, ...], View, str], None]
     reshape: Callable[[View], View | None]
     dtype: str = "float32"
     packed: "tuple[Product, np.ndarray] | None" = field(default=None, compare=False)
+    factors: tuple[View, View] | None = None
+    softmax_of: "Value | None" = None
+    loose: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,17 +76,16 @@ def combine(op: str, args: Sequence[Value], dtype: str, shape: tuple[int, ...], 
     for view in (v.broadcast(shape) for a in args for v in a.inputs):
         numbers.setdefault(view, len(numbers) + (root is not None))
     count = len(numbers) + (root is not None)  # operations are numbered after all inputs
-    body: list[Op] = []
+    body: dict[Op, int] = {}  # of each operation its number; what two values share is computed once
     results = []
     for a in args:
         local = ([0] if a.root is not None else []) + [numbers[v.broadcast(shape)] for v in a.inputs]
         for o in a.body:
-            body.append(replace(o, args=tuple(local[x] for x in o.args)))
-            local.append(count + len(body) - 1)
+            local.append(body.setdefault(replace(o, args=tuple(local[x] for x in o.args)), count + len(body)))
         results.append(local[-1])
-    body.append(Op(op, tuple(results), dtype, attrs))
+    last = Op(op, tuple(results), dtype, attrs)
     ops = tuple(dict.fromkeys(o for a in args for o in a.ops)) + ((label,) if label else ())
-    return Value(tuple(shape), dtype, tuple(numbers), tuple(body), root, ops)
+    return Value(tuple(shape), dtype, tuple(numbers), (*body, last), root, ops)
 
 
 def too_long(value: Value) -> bool:
