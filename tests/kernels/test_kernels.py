@@ -136,7 +136,8 @@ class Draw:
         outputs = v * self.r.choice([1, 3])  # a short last group would name rows of other groups twice
         groups, kept, index, order, starts, operands = self.sparse(outputs, inputs, self.r.random() < 0.6, v)
         out, extra = Tensor(F, (outputs + 3, 1)), Tensor(F, (self.r.choice([0, outputs]), 1))
-        k = spec.Linear(n, inputs, outputs, groups, v, kept, inputs + 2, index, order, (extra,), (ADD, TANH), out, starts)
+        longer = self.r.choice([(), (Op("mul", (2, 3), F), Op("add", (4, 1), F), Op("sigmoid", (5,), F))])
+        k = spec.Linear(n, inputs, outputs, groups, v, kept, inputs + 2, index, order, (extra,), (ADD, TANH, *longer), out, starts)
         return k, [self.floats((inputs + 2) * n), *operands, self.floats(outputs * n), np.zeros((outputs + 3) * n, np.float32)]
 
     def conv(self):
