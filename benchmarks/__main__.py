@@ -7,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import edgekit
-from benchmarks import counting, native, tables, wasm
+from benchmarks import counting, forecast, native, tables, wasm
 from benchmarks.models import Level, Workshop
 from edgekit.bench import machine, peaks
 
 ROOT = Path(__file__).parents[1]
 TRAINED = ("metadrive_ppo_expert", "sb3_ppo_bipedalwalker", "tgcn_los", "social_stgcnn_zara1", "stgat_hotel_erm", "pilotnet")
+FORECAST = ("squeezenet11", "mobilenet_v1_025_224")  # of the trained networks, by the part `forecast` alone
 NETWORKS = ("mobilenet_v1", "mobilenet_v2", "resnet18", "resnet18_policy", "patchtst", "lstm", "lstm_step",
             "transformer_step", "mlp")
 LEVELS = (0.0, 0.3, 0.5, 0.7, 0.9)
@@ -43,7 +44,7 @@ def main() -> None:
             if cores:  # files are made on all; two threads need two, a browser is many processes
                 alone = {max(cores) if arguments.core is None else arguments.core}
                 os.sched_setaffinity(0, cores if arguments.prepare or part in ("threads", "chromium") else alone)
-            for shop in filter(None, (_shop(arguments, name) for name in arguments.nets or (*NETWORKS, *TRAINED))):
+            for shop in filter(None, (_shop(arguments, name) for name in arguments.nets or _named(part))):
                 PARTS[part](shop, arguments, results)
                 kept.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
     if arguments.prepare:
@@ -53,6 +54,10 @@ def main() -> None:
         arguments.json.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
     if arguments.results:
         tables.write(results, Path(__file__).parent)
+
+
+def _named(part: str) -> tuple[str, ...]:
+    return (*NETWORKS, *TRAINED, *(FORECAST if part == "forecast" else ()))
 
 
 def _shop(arguments: argparse.Namespace, name: str) -> Workshop | None:
@@ -118,8 +123,18 @@ def _layers(shop: Workshop, arguments: argparse.Namespace, results: dict) -> Non
             results.setdefault("layers", {}).setdefault(shop.name, {})[str(level)] = counting.layers(shop, level)
 
 
+def _forecast(shop: Workshop, arguments: argparse.Namespace, results: dict) -> None:
+    levels = [s for s in arguments.sparsity or LEVELS if s]
+    for target in forecast.TARGETS:
+        if arguments.prepare:
+            for s in (0.0, *levels):
+                shop.bundle(Level(s), target)
+            continue
+        results.setdefault("forecast", {}).setdefault(shop.name, {})[target] = forecast.compare(shop, target, levels, arguments.rounds, say)
+
+
 PARTS = {"native": _native, "node": _wasm("node"), "chromium": _wasm("chromium"), "arm64": _arm64, "layers": _layers,
-         "threads": _threads}
+         "threads": _threads, "forecast": _forecast}
 
 
 def say(text: str) -> None:

@@ -2,7 +2,9 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmarks import bounds
+import numpy as np
+
+from benchmarks import bounds, forecast
 from benchmarks.native import reference
 from edgekit.report import charts
 from edgekit.tables import size
@@ -22,6 +24,7 @@ def render(results: dict) -> str:
     parts += [_wasm(name, rows) for name, rows in results.get("wasm", {}).items()]
     parts += [_arm64(results["arm64"])] if results.get("arm64") else []
     parts += [_layers(results["layers"])] if results.get("layers") else []
+    parts += [_forecast(results["forecast"])] if results.get("forecast") else []
     return "\n\n".join(p for p in parts if p) + "\n"
 
 
@@ -173,6 +176,27 @@ def _layers(found: dict) -> str:
     return ("## Against the roofline\n\n" + table(["", "zeros", "ms, sum of the layers", "ms possible", "reached", ""], body)
             + "\n\nThe layers that lose the most time:\n\n"
             + table(["", "zeros", "layer", "", "ms", "possible", "bound by", "reached"], lost))
+
+
+def _forecast(found: dict) -> str:
+    """What `check` said of each network at each level beside what was measured; the median error against its bound."""
+    body: list[Sequence[object]] = []
+    levels = sorted({v for by_target in found.values() for x in by_target.values() for v in x.get("levels", {})})
+    for name, by_target in found.items():
+        for target, x in by_target.items():
+            if "why" in x:
+                body.append([name, target, *[None] * (2 + len(levels)), x["why"]])
+                continue
+            cells = [f"{r['forecast']:.2f} / {r['measured']:.2f}" if (r := x["levels"].get(v)) else None for v in levels]
+            body.append([name, target, *(PRECISE.format(x["dense"][k]) for k in ("forecast", "measured")), *cells, f"{x['seconds']:.1f}"])
+    said = []
+    for target in forecast.TARGETS:
+        off = forecast.errors(found, target)
+        if off:
+            said.append(f"{target}: median error of the ratio to dense {np.median(off):.1%}, nine of ten within {np.quantile(off, 0.9):.1%}; bound "
+                        f"{forecast.BOUND:.0%}: {'held' if np.median(off) < forecast.BOUND else 'MISSED'}.")
+    return ("## Forecasts of `edgekit check`\n\nNo network here was measured for the tables that forecasts come from. Each cell: time over dense, forecast / "
+            "measured.\n\n" + table(["network", "target", "dense, ms, forecast", "measured", *levels, "seconds of the check"], body) + "\n\n" + "\n\n".join(said))
 
 
 def _ours(rows: Iterable[dict]) -> list[dict]:

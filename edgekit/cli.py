@@ -249,6 +249,11 @@ def _tune(args: argparse.Namespace, progress: Progress) -> Answer:
     return Answer(result, tables.tune)
 
 
+def _calibrate(args: argparse.Namespace, progress: Progress) -> Answer:
+    from edgekit.predict.calibrate import calibrate
+    return Answer(calibrate(args.calibrated, count=args.networks, output=args.output, progress=progress), tables.calibrate)
+
+
 def _targets(args: argparse.Namespace, progress: Progress) -> Answer:
     from edgekit.inspection import devices
     result = {"targets": devices()}
@@ -306,6 +311,12 @@ def _group(text: str) -> int | str:
     return text if text == "auto" else int(text)
 
 
+def _whole(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="edgekit", description="Compiles trained networks into small C libraries, "
                                      "and measures, verifies and reports what they do.",
@@ -356,7 +367,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("bundle", metavar="OUT.ekb")
     verify.add_argument("-t", "--target", action="append", help="repeatable (default: all that can run here)")
 
-    check = verb("check", _check, "tell whether a model compiles, which of its zeros are used, and what groups would save")
+    check = verb("check", _check, "tell whether a model compiles, and what pruning would gain: each layer and the whole, before anyone trains")
     _model_arguments(check)
     check.add_argument("-t", "--target", default="host")
 
@@ -374,6 +385,11 @@ def _parser() -> argparse.ArgumentParser:
     _model_arguments(tune, several="*")
     tune.add_argument("--kernels", action="append", metavar="KIND", help="only this kind: conv, depthwise, linear, ... (repeatable)")
     tune.add_argument("-o", "--output", metavar="DIR", help="write PROCESSOR.toml there; `export` reads it where EDGEKIT_SCHEDULES=DIR")
+
+    calibrate = verb("calibrate", _calibrate, "measure what kernels cost on a target, for the forecasts of `check`")
+    calibrate.add_argument("calibrated", metavar="TARGET")
+    calibrate.add_argument("--networks", type=_whole, default=56, help="of random layers, that are measured (default: %(default)s)")
+    calibrate.add_argument("-o", "--output", metavar="DIR", help="write PROCESSOR.toml there; `check` reads it where EDGEKIT_COSTS=DIR")
 
     verb("targets", _targets, "list the devices edgekit knows, and how each can be run here")
 

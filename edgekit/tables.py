@@ -215,21 +215,34 @@ def check(r: dict) -> str:
         parts.append("zeros that the model has already and that are used, whatever is pruned:\n"
                      + table(["layer", "op", "zeros", "groups", "MACs dense", "with zeros"], rows))
     parts += [f"{x['name']}: {x['zeros']['share']:.1%} zeros, {x['zeros']['reason']}" for x in r["layers"] if x["zeros"] and x["zeros"]["reason"]]
-    if r["layers"]:
-        levels = [c["sparsity"] for c in r["total"]["levels"]]
-        whole = {"name": "all layers", "op": "", "group": None, "reason": "", **r["total"]}
-        rows = [[x["name"], x["op"], count(x["macs"]), size(x["bytes"]), x["group"] or "-",
-                 *(_less(x, s) for s in levels), x["reason"]] for x in [*r["layers"], whole]]
-        parts.append(table(["layer", "op", "MACs", "weights", "group", *(f"at {s:.0%}" for s in levels), ""], rows))
-        parts.append("At a sparsity: multiply-adds / bytes that are left. Counted, not timed: caches and calls are left out.")
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, *_prospect(r)])
 
 
-def _less(layer: dict, sparsity: float) -> str:
-    for c in layer["levels"]:
-        if c["sparsity"] == sparsity:
-            return f"{c['macs'] / max(layer['macs'], 1):.0%} / {c['bytes'] / max(layer['bytes'], 1):.0%}"
-    return "-"
+def _prospect(r: dict) -> list[str]:
+    """What pruning would bring: the whole net at each level, then its layers."""
+    if not r["layers"]:
+        return []
+    total, levels = r["total"], [c["sparsity"] for c in r["total"]["levels"]]
+    if total["cost"] is None:
+        return [table(["layer", "op", "MACs", "weights", "group", ""], [[x["name"], x["op"], count(x["macs"]), size(x["bytes"]), x["group"] or "-", x["reason"]]
+                                                                      for x in r["layers"]])]
+    said = duration if r["unit"] == "ms" else lambda n: f"{count(n)} instructions"
+    what = "time" if r["unit"] == "ms" else "work"
+    rows = [["as it is", said(total["cost"]), "100%", "", count(total["executed"]), size(total["bytes"])]]
+    rows += [[f"{c['sparsity']:.0%} pruned", said(c["cost"]), f"{1 - c['gain']:.0%}", f"{1 / max(1 - c['gain'], 1e-9):.2f}x", count(c["macs"]), size(c["bytes"])]
+             for c in total["levels"]]
+    whole = (f"forecast of an inference on {r['target']} ({r['basis']}" + ("; an estimate: this processor was not measured" if r["estimate"] else "") + "):\n"
+             + table(["", what, "left", "faster", "multiply-adds", "weights"], rows))
+    rest = {"name": "all that has no weights", "op": "", "cost": total["rest"], "group": None, "levels": [], "reason": ""}
+    each = [[x["name"], x["op"], said(x["cost"]), f"{x['cost'] / max(total['cost'], 1e-30):.0%}", x["group"] or "-", *(_left(x, s) for s in levels), x["reason"]]
+            for x in [*r["layers"], rest]]
+    layers = (f"its layers: {what} as it is, its share of the whole, outputs that share a list of inputs, {what} left if so much of the layer is pruned:\n"
+              + table(["layer", "op", what, "share", "group", *(f"{s:.0%}" for s in levels), ""], each))
+    return [whole, layers, "A forecast from tables of kernels: nothing was compiled or run, and nothing is said of accuracy. `edgekit bench` measures."]
+
+
+def _left(layer: dict, sparsity: float) -> str:
+    return next((f"{1 - c['gain']:.0%}" for c in layer["levels"] if c["sparsity"] == sparsity), "-")
 
 
 def tune(r: dict) -> str:
@@ -243,6 +256,15 @@ def tune(r: dict) -> str:
             parts.append(f"{kind} on {processor}, {r['unit']} of {len(f['cases'])} layers against the default ({f['noise']:.1%} noise):\n"
                          + table([*fields, "cost", ""], rows))
         parts.append(f"{processor}.toml:\n\n" + found["toml"].replace("\\n", "\n").rstrip())  # escaped as all text is
+    return "\n\n".join(parts)
+
+
+def calibrate(r: dict) -> str:
+    parts = []
+    for processor, found in r["processors"].items():
+        rows = [[kind, k["steps"], f"{k['median_error']:.1%}", f"{k['total']:.2f}"] for kind, k in found["kinds"].items()]
+        parts += [f"{processor}, {r['unit']}:\n" + table(["kernels", "steps", "median error", "predicted / measured, all steps"], rows),
+                  f"{processor}.toml:\n\n{found['toml'].rstrip()}"]
     return "\n\n".join(parts)
 
 

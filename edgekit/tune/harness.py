@@ -60,9 +60,13 @@ def clock(target: Target) -> str:
 
 
 def _machine(target: Target, library: Path) -> Any:
-    if target.runner == "wasm":
-        return _V8(library) if v8() else _Sandbox(library)
-    return _Host(library) if target.runner == "host" else _Emulator(library)
+    return _V8(library) if target.runner == "wasm" and v8() else machine_at(target, library)
+
+
+def machine_at(target: Target, library: Path) -> Any:
+    """What holds operands and calls kernels, where `bench` runs the target: `place(bytes)` is an address, `ready(symbol,
+    arguments)` a Call, and it is to be closed."""
+    return {"host": _Host, "wasm": _Sandbox, "arm": _Emulator}[target.runner](library)
 
 
 def _least(calls: Sequence[Call | None]) -> list[float]:

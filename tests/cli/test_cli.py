@@ -141,9 +141,14 @@ def test_bench_with_threads_and_a_report(run, tmp_path):
 
 def test_check(run):
     code, out, _ = run("check", "net.onnx")
-    assert code == 0 and "at 50%" in out and "Counted, not timed" in out
+    assert code == 0 and "50% pruned" in out and "nothing was compiled or run" in out
     told = one_object(run("check", "net.onnx", "--json", "-")[1])
-    assert told["ok"] and {lvl["sparsity"] for lvl in told["total"]["levels"]} == {0.3, 0.5, 0.7, 0.9}
+    assert told["ok"] and told["unit"] == "ms" and {lvl["sparsity"] for lvl in told["total"]["levels"]} == {0.3, 0.5, 0.7, 0.9}
+    total, layers = told["total"], told["layers"]
+    assert total["cost"] == pytest.approx(total["rest"] + sum(x["cost"] for x in layers)) and all(x["reason"] for x in layers if not x["levels"])
+    assert all({"macs", "bytes", "cost", "gain"} <= set(lvl) for x in (total, *layers) for lvl in x["levels"])
+    code, out, _ = run("check", "net.onnx", "-t", "arm64")
+    assert code == 0 and "instructions" in out and " ms " not in out
 
 
 def test_check_says_which_zeros_are_used(run, tmp_path):

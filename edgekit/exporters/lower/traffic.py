@@ -49,11 +49,11 @@ def traffic(plan: Plan, entry: Entry) -> tuple[Traffic, ...]:
 def _touched(step: Step, whole: list[int]) -> list[int]:
     """Bytes of each argument that the kernel touches: those of its strided operands, which come last; else the buffer."""
     tail = [prod(n for n, s in zip(shape, t.strides, strict=True) if s) * np.dtype(t.dtype).itemsize
-            for t, shape in _strided(step.kernel)]
+            for t, shape in strided(step.kernel)]
     return whole[:len(whole) - len(tail)] + [min(a, b) for a, b in zip(whole[len(whole) - len(tail):], tail, strict=True)]
 
 
-def _strided(k: spec.Kernel) -> list[tuple[Tensor, tuple[int, ...]]]:
+def strided(k: spec.Kernel) -> list[tuple[Tensor, tuple[int, ...]]]:
     """The last operands of a kernel with the extents that they are walked over."""
     match k:
         case spec.Map():

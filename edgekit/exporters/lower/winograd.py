@@ -39,7 +39,7 @@ def winograd(b: Builder, image: View, w: np.ndarray, bias, m: int, shape, op: st
     down, across = (-(-extent // m) for extent in out)
     positions = n * down * across
     g = FILTERS[m]
-    factors = np.einsum("ia,ocab,jb->ijoc", g, w.astype(np.float64), g).reshape(points * outputs, inputs).astype(np.float32)
+    factors = np.einsum("ia,ocab,jb->ijoc", g, w.astype(np.float64), g, optimize=True).reshape(points * outputs, inputs).astype(np.float32)
     p = packed_dense(b, factors, None, max(d for d in range(1, 9) if outputs % d == 0))
     offsets = b.constant(np.zeros(outputs, np.float32) if bias is None else np.asarray(bias, np.float32))
     spread, products = b.fresh(F, (points, inputs, positions)), b.fresh(F, (points, outputs, positions))
