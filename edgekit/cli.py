@@ -342,7 +342,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--sparsity", type=float, help="share of the weights to prune, 0 to below 1 (default: 0, or what an N:M pattern drops)")
     export.add_argument("--pattern", default="groups", metavar="groups|N:M|unstructured|channels", help="which weights may go together (default: %(default)s)")
     export.add_argument("--group", type=_group, default=8, help="outputs that share inputs: a number or auto (default: %(default)s)")
-    export.add_argument("--calibration", metavar="X.npz", help="inputs in_NAME (axis 0 is the case) for the test vectors")
+    export.add_argument("--calibration", metavar="X.npz", help="inputs in_NAME (axis 0 is the case), a few hundred, to prune by; the first few are the test vectors")
     export.add_argument("--dtype", default="float32", help="of products with constant weights: float32 or, on AArch64, float16 (default: %(default)s)")
     export.add_argument("--name", help="of the model and of its C functions (default: of the file)")
     export.add_argument("--no-source", action="store_true", help="leave the ONNX form out of the bundle")

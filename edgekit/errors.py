@@ -8,6 +8,7 @@
     |  `- ExistsError                2   the output exists and `overwrite` was not given
     |- VerificationError             1   numbers differ from the reference by more than the tolerance
     |- BudgetError                   1   a budget was missed
+    |- AccuracyError                 1   a pruned model is worse than a trivial predictor, or than was allowed
     |- MissingToolError              3   an optional package, tool or device is not there
     |- CompilerError                 3   the compiler failed or crashed
     `- RuntimeStatusError            2   the model's library returned a code other than EK_OK
@@ -64,6 +65,12 @@ class VerificationError(EdgekitError):
 
 class BudgetError(EdgekitError):
     """A budget was missed."""
+
+    exit_code = 1
+
+
+class AccuracyError(EdgekitError):
+    """A pruned model is worse than a trivial predictor, or than was allowed."""
 
     exit_code = 1
 

@@ -29,8 +29,10 @@ def export(model: Any, *, targets: Iterable[str] = ("host",), sparsity: float | 
     model, example_inputs, input_shapes, states, trust_model: see `edgekit.exporters.load.load`.
     sparsity, group, pattern: see `edgekit.exporters.sparsify.prune_onnx`; without sparsity an N:M pattern drops what it says,
     and any other leaves the model as it is. Zeros that are in the model are used anyway.
-    calibration: {input: array with the case as axis 0} or an .npz file of such arrays (also named in_INPUT): inputs of the
-    bundle's test vectors; without it they are drawn from a seed. source: whether the pruned ONNX goes into the bundle.
+    calibration: {input: array with the case as axis 0} or an .npz file of such arrays (also named in_INPUT). The first few are
+    the inputs of the bundle's test vectors; without them those are drawn from a seed. With sparsity in groups, the net is
+    pruned by them, a few hundred at best: layer-wise second-order reconstruction instead of magnitude, judged on a fifth that
+    is held back (see `edgekit.exporters.sparsify.judged`; needs torch). source: whether the pruned ONNX goes into the bundle.
 
     The bundle has a `summary`, the dict that `edgekit export --json -` prints. Raises EdgekitError: nothing is written then,
     and what stood at `output` is untouched.
@@ -48,7 +50,7 @@ def export(model: Any, *, targets: Iterable[str] = ("host",), sparsity: float | 
     from edgekit.exporters.kernels.schedule import schedules_of
     from edgekit.exporters.load import load
     from edgekit.exporters.lower import lower, supported
-    from edgekit.exporters.sparsify import parse, prune_onnx, saliency_kept
+    from edgekit.exporters.sparsify import parse, saliency_kept
     if sparsity is None:
         sparsity = parse(pattern).sparsity or 0.0
     schedules = {t.name: schedules_of(t) for t in chosen}
@@ -57,7 +59,8 @@ def export(model: Any, *, targets: Iterable[str] = ("host",), sparsity: float | 
                   keep=supported())
     entries = [v.name for v in loaded.variants]
     progress("pruning" if sparsity else "looking at the layers")
-    pruned = prune_onnx([v.model for v in loaded.variants], sparsity=sparsity, group=group, pattern=pattern)
+    calibration = None if calibration is None else test_vectors.arrays(calibration)
+    pruned, how = _prune(loaded, sparsity, group, pattern, calibration, progress)
     progress("lowering")
     plan, arrays = lower(loaded.name, list(zip(entries, pruned.models, strict=True)), loaded.states, dtype)
     progress("running the test vectors in onnxruntime")
@@ -81,7 +84,7 @@ def export(model: Any, *, targets: Iterable[str] = ("host",), sparsity: float | 
             test_vectors.save(staging / f"vectors{end}.npz", vectors[entry])
             if source:
                 (staging / f"model{end}.onnx").write_bytes(pruned_model.SerializeToString())
-        manifest = _manifest(plan, pruned.layers, chosen, staging, loaded, vectors, pattern, sparsity)
+        manifest = _manifest(plan, pruned.layers, chosen, staging, loaded, vectors, {"pattern": pattern, "sparsity": sparsity, **how})
         for t in chosen:
             described = [{"name": x.level, "cpu_features": list(cpu_features(x))} for x in t.levels]
             manifest["targets"][t.name] |= {"cpu_features": described[-1]["cpu_features"], "levels": described if t.better else [],
@@ -111,6 +114,20 @@ def need_tools(extra: str) -> None:
             raise MissingToolError(f"exporting needs {tool}", fix=f"pip install 'edgekit-deploy[{extra}]'") from None
 
 
+def _prune(loaded, sparsity: Any, group: int | str, pattern: str, calibration: Mapping[str, Any] | None, progress: Progress) -> tuple[Any, dict]:
+    """The pruned models, and how that was done, for the manifest: the method, and what became of the cases held back."""
+    from edgekit.exporters.sparsify import prune_onnx
+    models = [v.model for v in loaded.variants]
+    if calibration is None or pattern != "groups" or not sparsity:
+        return prune_onnx(models, sparsity=sparsity, group=group, pattern=pattern), {"method": "magnitude" if sparsity else "none", "held_back": None}
+    from edgekit.exporters.sparsify import judged, read_calibration
+    data = read_calibration(models, calibration, loaded.states)
+    pruned, verdict = judged(models, data, sparsity=sparsity, group=group, progress=progress)
+    outputs = [{"entry": loaded.variants[o.model].name, "output": o.name, "error": o.error, "trivial": dict(o.trivial), "agreement": o.agreement,
+                "majority": o.majority} for o in verdict.outputs]
+    return pruned, {"method": "reconstruction", "held_back": {"fitted": data.fitted, "cases": verdict.cases, "outputs": outputs, "note": data.note}}
+
+
 def _build(plan, target: devices.Target, staging: Path, progress: Progress) -> None:
     """All of one target's code into the staging folder."""
     from edgekit.exporters.emit import compile_kernels, emit_target
@@ -137,7 +154,7 @@ def _port(p) -> dict:
     return {"name": p.name, "dtype": p.dtype, "shape": list(p.shape)}
 
 
-def _manifest(plan, layers: Sequence, chosen, staging: Path, loaded, vectors, pattern: str, sparsity: float | Mapping[str, float]) -> dict:
+def _manifest(plan, layers: Sequence, chosen, staging: Path, loaded, vectors, pruning: dict) -> dict:
     from importlib import metadata
 
     from edgekit import __version__
@@ -171,7 +188,7 @@ def _manifest(plan, layers: Sequence, chosen, staging: Path, loaded, vectors, pa
         "weights_bytes": (staging / "weights.bin").stat().st_size,
         "layers": [{"name": x.name, "op": x.op, "shape": list(x.shape), "macs": x.macs, "sparsity": round(x.sparsity, 4), "group": x.group,
                     "reason": x.reason or (dense.get(x.name, "") if x.group else "")} for x in layers],
-        "pruning": {"pattern": pattern, "sparsity": sparsity, "max_rel_to_original": original}, "source": loaded.source, "made_by": made_by,
+        "pruning": {**pruning, "max_rel_to_original": original}, "source": loaded.source, "made_by": made_by,
         "license": loaded.source.get("license", "")}
 
 
@@ -218,6 +235,17 @@ def _notes(manifest: dict) -> list[str]:
     if pattern not in ("groups", "channels") and pruned:
         gain = sum(1 for x in pruned if x["group"] and not x["reason"])
         notes.append(f"of {len(pruned)} layers with zeros {gain} are computed faster for them: the kernels are made for groups, and use {pattern} zeros only where lists of them pay")
-    if manifest["pruning"]["sparsity"] and any(v is None or v > 0.1 for v in manifest["pruning"]["max_rel_to_original"].values()):
-        notes.append("pruning without data changed the outputs by more than a tenth: fine-tune the pruned model (`edgekit.prune`), or ask for less sparsity")
+    held = manifest["pruning"]["held_back"]
+    if held:
+        notes.append(f"pruned by {held['fitted']} calibration inputs; on {held['cases']} held back " + "; ".join(map(_kept, held["outputs"])))
+        notes += [held["note"]] if held["note"] else []
+    elif manifest["pruning"]["sparsity"] and any(v is None or v > 0.1 for v in manifest["pruning"]["max_rel_to_original"].values()):
+        notes.append("pruning without data changed the outputs by more than a tenth: give calibration inputs, fine-tune the pruned model (`edgekit.prune`), or ask for less sparsity")
     return notes
+
+
+def _kept(o: dict) -> str:
+    """What an output has kept, on cases held back."""
+    trivial = ", ".join(f"{e:.2g} for {'their mean' if n == 'mean' else 'the ' + n + ' again'}" for n, e in o["trivial"].items())
+    return (f"{o['output']!r} is {o['error']:.2g} of its deviation off the dense model's ({trivial})"
+            + (f", the largest in the same place in {o['agreement']:.0%}" if o["agreement"] is not None else ""))

@@ -69,7 +69,7 @@ def cases(model: "onnx.ModelProto", calibration: Any, entry: str, macs: int) -> 
     count = FEW_CASES if macs > LARGE_MACS else CASES
     if calibration is None:
         return count
-    given = _arrays(calibration)
+    given = arrays(calibration)
     out = {}
     for name, (dtype, shape) in ports(model).items():
         array = given.get(name, given.get("in_" + name))
@@ -93,7 +93,8 @@ def cases(model: "onnx.ModelProto", calibration: Any, entry: str, macs: int) -> 
     return out
 
 
-def _arrays(calibration: Any) -> Mapping[str, Any]:
+def arrays(calibration: Any) -> Mapping[str, Any]:
+    """{input: array} as given, or read from an .npz file; InputError where that cannot be read."""
     if isinstance(calibration, Mapping):
         return calibration
     path = Path(calibration)

@@ -14,6 +14,7 @@ from onnx import helper
 
 import edgekit as ek
 from edgekit.exporters.emit import pack_weights
+from edgekit.exporters.sparsify import prune_onnx
 from tests.lower.drawing import EMPTY, SMALL, WIDE
 from tests.lower.graphs import model, plan_of, reference
 from tests.lower.random_graphs import random_graph
@@ -74,13 +75,15 @@ def named_apart(m: onnx.ModelProto, feeds: dict, prefix: str) -> tuple[onnx.Mode
     return m, {names[n]: a for n, a in feeds.items()}
 
 
-def compiled(seeds, output, **how):
+def compiled(seeds, output, sparsity=0.0, **how):
     """One bundle of many random graphs, and their inputs by entry."""
     models, feeds = {}, {}
     for seed in seeds:
         entry = f"g{seed}"
         m, f = random_graph(random.Random(seed), seed, (SMALL, WIDE, EMPTY, WIDE)[seed % 4])
         models[entry], feeds[entry] = named_apart(m, f, entry)
+    if sparsity:  # by magnitude: one case a graph is no calibration
+        models = {entry: prune_onnx([m], sparsity=sparsity, group=8).models[0] for entry, m in models.items()}
     calibration = {n: np.asarray(a)[None] for f in feeds.values() for n, a in f.items()}
     return ek.export(models, calibration=calibration, output=output, name="random", **how), feeds
 

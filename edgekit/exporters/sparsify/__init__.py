@@ -12,15 +12,17 @@ from edgekit.exporters.sparsify.saliency import Saliency, saliency_kept
 if TYPE_CHECKING:
     from edgekit.exporters.sparsify.gradients import fisher, taylor
     from edgekit.exporters.sparsify.onnx_module import trainable
+    from edgekit.exporters.sparsify.reconstruction import Calibration, judge, judged, read_calibration, reconstruct
     from edgekit.exporters.sparsify.schedules import Dynamic, Gradual
     from edgekit.exporters.sparsify.training import prune, remove, summary
 
-__all__ = ["Cost", "Dynamic", "Gradual", "Groups", "Layer", "LayerBenefit", "Pattern", "Pruned", "Saliency", "benefit", "dense_groups",
-           "find_groups", "fisher", "pack", "parse", "prune", "prune_onnx", "remove", "saliency_kept", "summary", "taylor", "trainable",
-           "unpack"]
+__all__ = ["Calibration", "Cost", "Dynamic", "Gradual", "Groups", "Layer", "LayerBenefit", "Pattern", "Pruned", "Saliency", "benefit",
+           "dense_groups", "find_groups", "fisher", "judge", "judged", "pack", "parse", "prune", "prune_onnx", "read_calibration",
+           "reconstruct", "remove", "saliency_kept", "summary", "taylor", "trainable", "unpack"]
 
 _TORCH = {"prune": "training", "remove": "training", "summary": "training", "trainable": "onnx_module", "Gradual": "schedules",
-          "Dynamic": "schedules", "fisher": "gradients", "taylor": "gradients"}  # these need torch
+          "Dynamic": "schedules", "fisher": "gradients", "taylor": "gradients",  # these need torch
+          **dict.fromkeys(("Calibration", "judge", "judged", "read_calibration", "reconstruct"), "reconstruction")}
 
 
 def __getattr__(name: str) -> Any:

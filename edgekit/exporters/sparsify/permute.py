@@ -88,7 +88,7 @@ def _spread(score: np.ndarray, count: int, v: int, kept: int) -> np.ndarray:
         lack[seeds] = -1
         seeds.append(int(lack.argmax()))
         served = np.maximum(served, score @ own[seeds[-1]])
-    return _assign(score @ own[seeds].T, v)
+    return assign(score @ own[seeds].T, v)
 
 
 def _alternate(score: np.ndarray, rows: np.ndarray, kept: int, rounds: int = 15) -> tuple[np.ndarray, float]:
@@ -99,11 +99,11 @@ def _alternate(score: np.ndarray, rows: np.ndarray, kept: int, rounds: int = 15)
         if value <= best * (1 + 1e-6):
             break
         best, best_rows = value, rows
-        rows = _assign(score @ _mask(sums, kept).T, rows.shape[1])
+        rows = assign(score @ _mask(sums, kept).T, rows.shape[1])
     return best_rows, best
 
 
-def _assign(benefit: np.ndarray, v: int) -> np.ndarray:
+def assign(benefit: np.ndarray, v: int) -> np.ndarray:
     """A balanced assignment of rows to groups, v each, of large total benefit (rows, groups): proposals, then swaps."""
     n, count = benefit.shape
     owner = np.full(n, -1)
