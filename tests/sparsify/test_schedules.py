@@ -289,6 +289,16 @@ def test_an_onnx_model_trains_sparse(kind, options):
         assert find_groups(w).v == 8 or np.mean(w == 0) < 0.1, name
 
 
+def test_an_onnx_model_inside_a_module():
+    from tests.sparsify.test_trainable import net
+    whole = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), ek.trainable(net()))
+    sparse = ek.prune(whole, torch.randn(4, 12, 32), group=8)
+    assert {layer.name for layer in summary(sparse) if layer.group} == {"0", "2.LSTMs.W", "2.LSTMs.R", "2.MatMulu"}
+    schedule = ek.Gradual(sparse, adam(sparse.parameters()), steps=1)
+    schedule.step()
+    assert {round(kept(sparse)[name] / 32, 2) for name in kept(sparse)} == {0.5} and len(kept(sparse)) == 4
+
+
 def test_zeros_of_an_onnx_model_stay_where_it_is_not_pruned():
     w = np.random.default_rng(0).standard_normal((32, 32)).astype(np.float32)
     w[::2] = 0

@@ -140,9 +140,9 @@ class Dynamic(Schedule):
     is exchanged at the first of them; it falls along a cosine. growth: "gradient", where the gradient of the whole weight is
     largest in this step (RigL, Evci et al. 2020), or "random", drawn by `seed` (SET, Mocanu et al. 2018).
 
-    redistribute: what is dropped and grown is chosen over all layers at once, by score per weight, so that the budget moves
-    to the layers that use it (Mostafa & Wang 2019; Dynamic Sparse Learning, Wang et al. 2024); else each layer keeps its own.
-    A step in which a gradient is not finite changes nothing; the next one that is does.
+    redistribute: how much is dropped and grown where is decided over all layers at once, by score per weight, so that the
+    budget moves to the layers that use it (Mostafa & Wang 2019; Dynamic Sparse Learning, Wang et al. 2024); else each layer
+    keeps its own. A step in which a gradient is not finite changes nothing; the next one that is does.
     """
 
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, *, steps: int, every: int = 100, fraction: float = 0.3,
@@ -181,24 +181,27 @@ class Dynamic(Schedule):
         self._watch()
 
     def _promise(self) -> dict[str, Tensor] | None:
-        """What each input of each group (matrices, groups, inputs) promises; None where a gradient is not finite."""
+        """What each input of each group (matrices, groups, inputs) promises; None where that is not finite."""
         if self.growth == "random":
             return {name: torch.from_numpy(_step(chain) * np.random.default_rng([self.seed, self.done, number]).random(
                 chain[0].reads.shape, np.float32)).to(chain[0].mask.device) for number, (name, chain) in enumerate(self._layers.items())}
-        gathered = {name: chain[0].gradient for name, chain in self._layers.items() if chain[0].gradient is not None}
-        if not gathered:
+        found = {name: chain[0].sums(chain[0].gradient.float().square()) for name, chain in self._layers.items()
+                 if chain[0].gradient is not None}
+        if not found:
             raise InputError(f"no gradient has reached the pruned weights in step {self.done}",
                              fix="call schedule.step() once after each loss.backward() and optimizer.step()")
-        if not all(g.isfinite().all() for g in gathered.values()):
-            return None
-        return {name: self._layers[name][0].sums(g.float().square()) for name, g in gathered.items()}
+        return found if all(x.isfinite().all() for x in found.values()) else None
 
     def _exchange(self, worth: Mapping[str, Tensor], promise: Mapping[str, Tensor]) -> None:
         share = self.fraction / 2 * (1 + math.cos(math.pi * self.done / self.steps))
         kept = {name: _kept(self._layers[name][0]) for name in promise}
         if self.redistribute:
             budget = self._budget - sum(_kept(c[0]) * _step(c) for n, c in self._layers.items() if n not in promise)
-            left = self._shares({n: _gains(worth[n], kept[n]) for n in promise}, dict.fromkeys(promise, 1), (1 - share) * budget)
+            # By LAMP (Lee et al. 2021): w^2 over the sum of all that are as large. The best of every layer is worth 1, so that
+            # none loses all to layers whose weights are larger in general.
+            gains = {name: _gains(worth[name], count) for name, count in kept.items()}
+            lamp = {name: gain / np.maximum(np.cumsum(gain), 1e-30) for name, gain in gains.items()}
+            left = self._shares(lamp, dict.fromkeys(promise, 1), (1 - share) * budget)
         else:
             left = {name: max(1, count - round(share * count)) for name, count in kept.items()}
         stay = {name: _largest(worth[name], left[name]) for name in promise}
