@@ -5,11 +5,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from benchmarks.accuracy.methods import METHODS, Trial
 from benchmarks.accuracy.rows import Row, runner
 from edgekit.errors import EdgekitError, MissingToolError
 from edgekit.exporters.sparsify import Pruned
+from edgekit.exporters.sparsify.graph import weights
+
+LEFT = "multiply-adds"
 
 
 def measure(row: Row, methods: Iterable[str], levels: Iterable[float], seeds: int, folder: Path, say: Callable[[str], None]) -> dict:
@@ -18,8 +22,9 @@ def measure(row: Row, methods: Iterable[str], levels: Iterable[float], seeds: in
     dense = scored(row, runner(row.model(), row))
     kept = json.loads(path.read_text("utf-8")) if path.exists() else {"methods": {}}
     kept |= {"title": row.title, "split": row.split, "published": row.published, "figures": dict(row.figures), "higher": list(row.higher),
-             "shares": list(row.shares), "baseline": row.baseline, "bars": [asdict(b) for b in row.bars],
+             "shares": [*row.shares, LEFT], "baseline": row.baseline, "bars": [asdict(b) for b in row.bars],
              "dense": {k: float(np.mean(v)) for k, v in dense.items()}}
+    kept["figures"][LEFT] = "share of the dense net's multiply-adds with weights that are left"
     methods = list(methods)
     for level in levels:
         for seed in range(seeds):
@@ -52,10 +57,17 @@ def tried(trial: Trial, name: str, dense: dict[str, np.ndarray]) -> dict:
         return {"does not apply": "no labels, or no channels that could be removed"}
     model = made.models[0] if isinstance(made, Pruned) else made
     found = scored(trial.row, runner(model, trial.row))
-    figures: dict = {k: float(np.mean(v)) for k, v in found.items()}
+    figures: dict = {k: float(np.mean(v)) for k, v in found.items()} | {LEFT: multiply_adds(model) / multiply_adds(trial.dense)}
     if trial.row.episodes:
         figures["interval"] = {k: difference(v, dense[k]) for k, v in found.items()}
     return figures
+
+
+def multiply_adds(model: onnx.ModelProto) -> float:
+    """Of one inference, with weights that are not zero."""
+    arrays = {t.name: t for t in model.graph.initializer}
+    found = [(w.facts.macs, onnx.numpy_helper.to_array(arrays[w.places[0][1]])) for w in weights([model]) if w.places]
+    return sum(macs * np.count_nonzero(a) / a.size for macs, a in found)
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:

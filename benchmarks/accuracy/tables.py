@@ -2,6 +2,7 @@
 from collections.abc import Iterable, Mapping
 from statistics import fmean
 
+from benchmarks.accuracy.measure import LEFT
 from benchmarks.accuracy.methods import METHODS
 from benchmarks.accuracy.rows import Bar
 
@@ -27,7 +28,8 @@ def render(results: Mapping[str, dict]) -> str:
 
 INTRODUCTION = """Trained nets, pruned, on real data. Every layer that group sparsity applies to drops the same share of its inputs, unless a bar says otherwise; \
 the groups are those of `group="auto"`. A cell is the mean over seeds, its change over the dense net, and half of the range over the seeds; a seed chooses the \
-calibration inputs, the random masks and the order of training. `refused`: edgekit ends with an error, of a net that would be worse than a trivial predictor, say. \
+calibration inputs, the random masks and the order of training. A net that is worse than a trivial predictor is \
+shown here; `edgekit export` would refuse it. \
 Recipes were chosen on data that are not scored here. The columns: ours by reconstruction from calibration inputs alone; tuned to the dense net's outputs on the same \
 inputs, without labels; fine-tuned on the row's own data; ours with neighbours as groups; the least weights by magnitude in groups; random groups; channels that are \
 really removed, by magnitude, so many that the multiply-adds are as few; the bound, reconstruction with every output choosing its own inputs. `python -m benchmarks.accuracy` makes this page."""
@@ -62,8 +64,10 @@ def _cell(kept: dict, method: str, level: str, figure: str) -> str | None:
     if said := next((why for why in map(why_not, found.values()) if why), None):
         return said
     values = [f[figure] for f in found.values()]
+    if figure == LEFT:
+        return f"{fmean(values):.0%}"
     spread = f" ±{_number((max(values) - min(values)) / 2)}" if len(values) > 1 else ""
-    interval = f" (95 %: {_interval(found.values(), figure)})" if any("interval" in f for f in found.values()) else ""
+    interval = f" (95 %: {_interval(found.values(), figure)})" if any(figure in f.get("interval", {}) for f in found.values()) else ""
     share = figure in kept["shares"]
     change = "" if share or not kept["dense"][figure] else f" ({fmean(values) / kept['dense'][figure] - 1:+.1%})"
     return f"{_number(fmean(values))}{change}{spread}{interval}"
