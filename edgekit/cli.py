@@ -181,7 +181,7 @@ def _demo(args: argparse.Namespace, progress: Progress) -> Answer:
 def _export(args: argparse.Namespace, progress: Progress) -> Answer:
     from edgekit.export import export
     bundle = export(_model(args.model), targets=args.target or ["host"], sparsity=args.sparsity, group=args.group,
-                    pattern=args.pattern, calibration=args.calibration, input_shapes=_shapes(args.input_shape), states=_states(args.state),
+                    pattern=args.pattern, calibration=args.calibration, tune=args.tune, input_shapes=_shapes(args.input_shape), states=_states(args.state),
                     output=args.output, name=args.name, dtype=args.dtype, source=not args.no_source,
                     trust_model=args.trust_model, overwrite=args.overwrite, progress=progress)
     return Answer(bundle.summary, tables.export)
@@ -343,6 +343,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--pattern", default="groups", metavar="groups|N:M|unstructured|channels", help="which weights may go together (default: %(default)s)")
     export.add_argument("--group", type=_group, default=8, help="outputs that share inputs: a number or auto (default: %(default)s)")
     export.add_argument("--calibration", metavar="X.npz", help="inputs in_NAME (axis 0 is the case), a few hundred, to prune by; the first few are the test vectors")
+    export.add_argument("--tune", action="store_true", help="then train it, zeros held, to answer the calibration inputs as the dense net does: minutes, no labels")
     export.add_argument("--dtype", default="float32", help="of products with constant weights: float32 or, on AArch64, float16 (default: %(default)s)")
     export.add_argument("--name", help="of the model and of its C functions (default: of the file)")
     export.add_argument("--no-source", action="store_true", help="leave the ONNX form out of the bundle")

@@ -20,7 +20,7 @@ Progress = Callable[[str], None]
 
 
 def export(model: Any, *, targets: Iterable[str] = ("host",), sparsity: float | Mapping[str, float] | None = None, group: int | str = 8,
-           pattern: str = "groups", calibration: Any = None,
+           pattern: str = "groups", calibration: Any = None, tune: bool = False,
            input_shapes: Mapping[str, Any] | None = None, states: Mapping[str, str] | None = None, output: str | Path,
            name: str | None = None, example_inputs: Any = None, dtype: str = "float32", source: bool = True, trust_model: bool = False,
            overwrite: bool = False, progress: Progress = lambda _: None) -> bundles.Bundle:
@@ -32,7 +32,8 @@ def export(model: Any, *, targets: Iterable[str] = ("host",), sparsity: float | 
     calibration: {input: array with the case as axis 0} or an .npz file of such arrays (also named in_INPUT). The first few are
     the inputs of the bundle's test vectors; without them those are drawn from a seed. With sparsity in groups, the net is
     pruned by them, a few hundred at best: layer-wise second-order reconstruction instead of magnitude, judged on a fifth that
-    is held back (see `edgekit.exporters.sparsify.judged`; needs torch). source: whether the pruned ONNX goes into the bundle.
+    is held back (see `edgekit.exporters.sparsify.judged`; needs torch). tune: trains the pruned net, zeros held, to answer
+    those inputs as the dense one does (see `edgekit.exporters.sparsify.tune`; minutes). source: whether the pruned ONNX goes into the bundle.
 
     The bundle has a `summary`, the dict that `edgekit export --json -` prints. Raises EdgekitError: nothing is written then,
     and what stood at `output` is untouched.
@@ -60,7 +61,7 @@ def export(model: Any, *, targets: Iterable[str] = ("host",), sparsity: float | 
     entries = [v.name for v in loaded.variants]
     progress("pruning" if sparsity else "looking at the layers")
     calibration = None if calibration is None else test_vectors.arrays(calibration)
-    pruned, how = _prune(loaded, sparsity, group, pattern, calibration, progress)
+    pruned, how = _prune(loaded, sparsity, group, pattern, calibration, tune, progress)
     progress("lowering")
     plan, arrays = lower(loaded.name, list(zip(entries, pruned.models, strict=True)), loaded.states, dtype)
     progress("running the test vectors in onnxruntime")
@@ -114,18 +115,28 @@ def need_tools(extra: str) -> None:
             raise MissingToolError(f"exporting needs {tool}", fix=f"pip install 'edgekit-deploy[{extra}]'") from None
 
 
-def _prune(loaded, sparsity: Any, group: int | str, pattern: str, calibration: Mapping[str, Any] | None, progress: Progress) -> tuple[Any, dict]:
+def _prune(loaded, sparsity: Any, group: int | str, pattern: str, calibration: Mapping[str, Any] | None, tune: bool, progress: Progress
+           ) -> tuple[Any, dict]:
     """The pruned models, and how that was done, for the manifest: the method, and what became of the cases held back."""
     from edgekit.exporters.sparsify import prune_onnx
     models = [v.model for v in loaded.variants]
-    if calibration is None or pattern != "groups" or not sparsity:
+    if tune and (calibration is None or not sparsity):
+        raise InputError("tuning teaches a pruned net what the dense one says of calibration inputs: it needs both", where="tune",
+                         fix="give calibration inputs and a sparsity, or leave tuning out")
+    if not sparsity or not tune and (calibration is None or pattern != "groups"):
         return prune_onnx(models, sparsity=sparsity, group=group, pattern=pattern), {"method": "magnitude" if sparsity else "none", "held_back": None}
-    from edgekit.exporters.sparsify import judged, read_calibration
-    data = read_calibration(models, calibration, loaded.states)
-    pruned, verdict = judged(models, data, sparsity=sparsity, group=group, progress=progress)
+    from edgekit.exporters import sparsify
+    data = sparsify.read_calibration(models, calibration or {}, loaded.states)
+    if pattern != "groups":
+        pruned = prune_onnx(models, sparsity=sparsity, group=group, pattern=pattern)
+        pruned = sparsify.tune(models, pruned, data, states=loaded.states, progress=progress)
+        method, verdict = "magnitude, tuned", sparsify.judge(models, pruned.models, data)
+    else:
+        pruned, verdict = sparsify.judged(models, data, sparsity=sparsity, group=group, tune=tune, states=loaded.states, progress=progress)
+        method = "reconstruction, tuned" if tune else "reconstruction"
     outputs = [{"entry": loaded.variants[o.model].name, "output": o.name, "error": o.error, "trivial": dict(o.trivial), "agreement": o.agreement,
                 "majority": o.majority} for o in verdict.outputs]
-    return pruned, {"method": "reconstruction", "held_back": {"fitted": data.fitted, "cases": verdict.cases, "outputs": outputs, "note": data.note}}
+    return pruned, {"method": method, "held_back": {"fitted": data.fitted, "cases": verdict.cases, "outputs": outputs, "note": data.note}}
 
 
 def _build(plan, target: devices.Target, staging: Path, progress: Progress) -> None:

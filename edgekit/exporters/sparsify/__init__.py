@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from edgekit.exporters.sparsify.reconstruction import Calibration, judge, judged, read_calibration, reconstruct
     from edgekit.exporters.sparsify.schedules import Dynamic, Gradual
     from edgekit.exporters.sparsify.training import prune, remove, summary
+    from edgekit.exporters.sparsify.tuning import tune
 
 __all__ = ["Calibration", "Cost", "Dynamic", "Gradual", "Groups", "Layer", "LayerBenefit", "Pattern", "Pruned", "Saliency", "benefit",
            "dense_groups", "find_groups", "fisher", "judge", "judged", "pack", "parse", "prune", "prune_onnx", "read_calibration",
-           "reconstruct", "remove", "saliency_kept", "summary", "taylor", "trainable", "unpack"]
+           "reconstruct", "remove", "saliency_kept", "summary", "taylor", "trainable", "tune", "unpack"]
 
-_TORCH = {"prune": "training", "remove": "training", "summary": "training", "trainable": "onnx_module", "Gradual": "schedules",
+_TORCH = {"prune": "training", "remove": "training", "summary": "training", "trainable": "onnx_module", "tune": "tuning", "Gradual": "schedules",
           "Dynamic": "schedules", "fisher": "gradients", "taylor": "gradients",  # these need torch
           **dict.fromkeys(("Calibration", "judge", "judged", "read_calibration", "reconstruct"), "reconstruction")}
 

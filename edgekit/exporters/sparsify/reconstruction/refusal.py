@@ -15,18 +15,22 @@ TRIES = 3
 
 
 def judged(models: "Sequence[onnx.ModelProto]", data: Calibration, *, sparsity: Sparsity, group: Group = "auto", permute: bool = True,
-           progress: Callable[[str], None] = lambda _: None) -> tuple[Pruned, Verdict]:
-    """What `net.reconstruct` makes, and how it does on the cases held back.
+           tune: bool = False, states: Sequence[tuple[str, str]] = (), progress: Callable[[str], None] = lambda _: None
+           ) -> tuple[Pruned, Verdict]:
+    """What `net.reconstruct` makes, tuned (`tuning.tune`) where that is asked for, and how it does on the cases held back.
 
     AccuracyError where it does worse than a trivial predictor; the fix names the highest sparsity found to work in TRIES tries.
     """
+    from edgekit.exporters.sparsify import tuning
     from edgekit.exporters.sparsify.reconstruction.net import reconstruct
 
-    def tried(level: Sparsity) -> tuple[Pruned, Verdict]:
+    def tried(level: Sparsity, tune: bool = False) -> tuple[Pruned, Verdict]:
         pruned = reconstruct(models, data, sparsity=level, group=group, permute=permute, progress=progress)
+        if tune:
+            pruned = tuning.tune(models, pruned, data, states=states, progress=progress)
         progress("judging it on the cases held back")
         return pruned, judge(models, pruned.models, data)
-    pruned, verdict = tried(sparsity)
+    pruned, verdict = tried(sparsity, tune)
     if not verdict.worse:
         return pruned, verdict
     good, bad = 0.0, 1.0  # shares of what was asked for

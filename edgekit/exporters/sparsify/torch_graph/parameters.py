@@ -38,3 +38,14 @@ def _weights(graph: "Graph", node: "Node", numbers: tuple[int, ...], least: int 
     """The inputs of these numbers that are finite floating-point initializers of at least so many elements."""
     names = [node.inputs[k] for k in numbers if k < len(node.inputs) and node.inputs[k]]
     return [n for n in names if graph.is_weight(n) and graph.weight(n).numel() >= least and bool(graph.weight(n).isfinite().all())]
+
+
+def inputs_of(node: "Node", number: int, rank: int) -> tuple[int, ...] | None:
+    """The axes of weights, input `number` of the node, that one output sums over; None where the node is no product."""
+    if number not in WEIGHTS.get(node.op, ()) or node.op == "Einsum":
+        return None
+    if node.op in ("Conv", "ConvTranspose"):
+        return tuple(a for a in range(rank) if a != (node.op == "ConvTranspose"))
+    if node.op in ("Gemm", "MatMul"):
+        return (1,) if node.attrs.get("transB", 0) else (rank - 2,) if rank > 1 else (0,)
+    return (2,)
