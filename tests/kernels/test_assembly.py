@@ -25,7 +25,7 @@ MACHINES = {"x86-64-v4": ("x86", x86("x86-64-v4")), "x86-64-v3": ("x86", x86("x8
 # Of the hot loop: instructions a multiply-add (its loads and the loop's own included; on wasm a pair counts as one), and
 # accesses to the stack a multiply-add.
 BOUNDS = {
-    "conv": {"x86-64-v4": (1.75, 0.08), "x86-64-v3": (2.05, 0.15), "arm64": (1.25, 0.0), "wasm": (3.2, 0.0)},
+    "conv": {"x86-64-v4": (1.75, 0.08), "x86-64-v3": (2.05, 0.15), "arm64": (1.2, 0.0), "wasm": (3.2, 0.0)},
     "depthwise": {"x86-64-v4": (1.7, 0.0), "x86-64-v3": (1.7, 0.0), "arm64": (1.6, 0.0), "wasm": (2.1, 0.0)},
     "linear": {"x86-64-v4": (2.05, 0.0), "x86-64-v3": (2.25, 0.0), "arm64": (2.2, 0.0), "wasm": (5.3, 0.0)},
 }

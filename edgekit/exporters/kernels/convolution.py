@@ -4,19 +4,22 @@ A unit is one group and one block of positions; the groups of a block follow eac
 cache. A block is cut into tiles along its lines of positions: rows of the image, or all positions where they are one line.
 Sums go from their registers through the fused body to the output.
 """
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import cycle, product
 from math import prod
 
 from edgekit.exporters.kernels.body import address, covering, finish, lanes_for, result
 from edgekit.exporters.kernels.lists import Lists, weights_of
 from edgekit.exporters.kernels.loops import Code, vector
 from edgekit.exporters.kernels.math import to
+from edgekit.exporters.kernels.places import Place, Pointer
 from edgekit.exporters.kernels.schedule import Machine
 from edgekit.exporters.kernels.spec import Conv
 from edgekit.exporters.kernels.tile import Shape, Sums, cut
 
 SHORT_BODY = 6  # operations that may be repeated for every vector of a tile
+TAPS = 9        # taps of a kernel in one turn of a loop, where an address of its own for each pays
 CHAINS = 8      # independent sums that hide the latency of their additions
 
 
@@ -88,9 +91,8 @@ class _Inputs:
     def __init__(self, code: Code, k: Conv, g, lists: Lists):
         self.code, self.k, self.lists = code, k, lists
         self.start, self.length = lists.span(code, g)
-        # Loads take no odd multiple of the pitch as their offset on AArch64: an address of its own for each input is shorter.
-        odd = code.machine.by_element and k.channel % 4 and not k.index
-        self.pitch = code.let(code.opaque(k.channel)) if odd else code.i(k.channel)
+        # AArch64 moves an address on by a register as it loads.
+        self.pitch = code.let(code.opaque(k.channel)) if code.machine.by_element and not k.index else code.i(k.channel)
         self.base = code.let(g * code.i(k.v) // code.i(k.fan_out) * code.i(k.fan_in * k.channel)) if k.fan_out < k.channels else code.i(0)
         self.table = self._decoded() if k.index and prod(k.kernel) > 1 else None
 
@@ -128,28 +130,48 @@ class _Inputs:
         code.spans(self.length, lanes, entry)
         return table
 
-    def each(self, visit, times: int) -> None:
-        """visit(address of the first weight of the group for one input, offset of the input), `times` in each turn of the
-        loop over a list."""
+    def each(self, w, v0, images: list, turns: Iterator[Sums], times: int) -> None:
+        """Adds one input after the other, of each of the images, with the weights from row v0 of the group on, to one of the
+        sums after the other; `times` in each turn of the loop over a list."""
         code, k = self.code, self.k
+        moves = code.machine.by_element
+        last = len(k.kernel) - 1
+        while moves and last and prod(k.kernel[last - 1:]) <= TAPS:
+            last -= 1
+        in_order = moves and not k.index and last == 0  # addresses move from channel to channel
+        weights = Pointer(code, code.shifted(w, self.start * code.i(k.v) + v0)) if moves else None
+        lines = [Pointer(code, image) for image in images] if moves else []
 
-        def weights(p):
-            return (self.start + p) * code.i(k.v)
+        def add(p, at, steps: list) -> None:
+            """Inputs from number p on: one for each of the steps, which is how far it lies from `at`."""
+            if weights is None:
+                for n, step in enumerate(steps):
+                    own, there = code.let((self.start + p + code.i(n)) * code.i(k.v) + v0), code.let(at + step)
+                    next(turns).add(Place(code, w, own), [Place(code, image, there) for image in images])
+                return
+            here = lines if in_order else [line.moved(at) for line in lines]
+            for n, step in enumerate(steps):
+                sums, to_next = next(turns), self.pitch if in_order and n == len(steps) - 1 else 0
+                sums.add(weights.place(0), [x.place(step) for x in here])
+                weights.advance(k.v, sums.vectors())
+                for x in here if in_order else [*lines, *here]:
+                    x.advance(to_next, sums.vectors())
 
         def numbered(p):
             if self.table is not None:
                 at = code.i(code.local_load(self.table, p))
             else:
                 at = self.lists.input(code, self.start, p) * self.pitch
-            visit(weights(p), at)
+            add(p, at, [code.i(0)])
         if k.index or prod(k.kernel) == 1:
             code.unrolled(self.length, times, numbered)
             return
 
         def taps(axis: int, p, at):
-            if axis == len(k.kernel) - 1:
-                for j in range(k.kernel[axis]):
-                    visit(weights(p * code.i(k.kernel[axis]) + code.i(j)), at + self._tap(axis, j))
+            if axis == last:
+                numbers = product(*map(range, k.kernel[last:]))
+                steps = [sum((self._tap(last + n, j) for n, j in enumerate(js[1:], 1)), self._tap(last, js[0])) for js in numbers]
+                add(p * code.i(len(steps)), at, steps)
                 return
             with code.loop(k.kernel[axis]) as j:
                 taps(axis + 1, p * code.i(k.kernel[axis]) + j, at + self._tap(axis, j))
@@ -182,7 +204,7 @@ def _lines(code: Code, k: Conv, a: Operands, g, v0, inputs: _Inputs, front: list
         turns = cycle([sums, *zero])
         full = shape.registers * count > code.machine.accumulators  # a longer turn would push sums out of their registers
         times = max(chains, code.machine.conv.unroll // (1 + full))
-        inputs.each(lambda w_at, x_at: next(turns).add(a.w, code.let(w_at + v0), images, code.let(x_at)), times)
+        inputs.each(a.w, v0, images, turns, times)
         for other in zero:
             sums.join(other)
         for n in range(count):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 from tvm import tirx
-from tvm.ir import Call, PointerType, PrimType
+from tvm.ir import Call, PointerType, PrimType, StringImm
 from tvm.target.codegen import llvm_lookup_intrinsic_id
 
 from edgekit.exporters.kernels.schedule import Machine
@@ -38,6 +38,7 @@ class Code:
         self._blocks: list[list] = [[]]
         self._params: list = []
         self._decls: list = []
+        self._functions: dict[str, str] = {}  # in LLVM's text, by name
         self._count = 0
         self._skew = tirx.Var("skew", "int32")
         self.begin, self.end = tirx.Var("begin", "int32"), tirx.Var("end", "int32")
@@ -71,16 +72,21 @@ class Code:
 
     def shifted(self, buffer, index):
         """The buffer from an index on, which is computed once, here."""
-        return self._at(buffer, tirx.address_of(self.load(buffer, index)))
+        return self.at(buffer, tirx.address_of(self.load(buffer, index)))
 
     def anchored(self, buffer, index):
         """The buffer from an index on, for `load_from` and `store_from`: by an address in a register of its own, which LLVM
         takes as it is, so that distances from it become offsets of loads and stores."""
-        there = tirx.address_of(self.load(buffer, index))
-        launder = const(llvm_lookup_intrinsic_id("llvm.launder.invariant.group"), "uint32")
-        return self._at(buffer, Call("tirx.call_llvm_pure_intrin", [launder, there], ret_ty=there.ty))
+        return self.at(buffer, self.laundered(tirx.address_of(self.load(buffer, index))))
 
-    def _at(self, buffer, address):
+    @staticmethod
+    def laundered(address):
+        """The address, which LLVM cannot take apart."""
+        launder = const(llvm_lookup_intrinsic_id("llvm.launder.invariant.group"), "uint32")
+        return Call("tirx.call_llvm_pure_intrin", [launder, address], ret_ty=address.ty)
+
+    def at(self, buffer, address):
+        """The buffer from an address on."""
         pointer = tirx.Var(self._name("a"), PointerType(PrimType(buffer.dtype)))
         self._add(tirx.Bind(pointer, address))
         rest = tirx.decl_buffer((1 << 30,), buffer.dtype, self._name("b"))
@@ -95,6 +101,11 @@ class Code:
     def store_from(self, anchor, value, distance: int, lanes: int) -> None:
         at = self.i(distance)
         self._add(tirx.BufferStore(anchor, value, [at if lanes == 1 else tirx.Ramp(at, self.i(1), lanes)]))
+
+    def call(self, name: str, text: str, arguments: Sequence, type_):
+        """What a function makes of its arguments that is given as LLVM's text, which goes in line."""
+        self._functions[name] = text
+        return Call("tirx.call_pure_extern", [StringImm(name), *arguments], ret_ty=type_)
 
     def zero(self, number):
         """0, for all the compiler knows another one for every number."""
@@ -187,6 +198,8 @@ class Code:
     def function(self):
         """The PrimFunc: a plain C function over raw pointers that do not alias."""
         body = self._seq(self._decls + self._blocks[0])
+        for text in self._functions.values():
+            body = tirx.AttrStmt(const(0, "int32"), "pragma_import_llvm", StringImm(text), body)
         f = tirx.PrimFunc([*self._params, self.begin, self.end, self._skew], body)
         return f.with_attr("calling_conv", 1).with_attr("tirx.noalias", True)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from edgekit.exporters.kernels.loops import Code, Register, broadcast
-from edgekit.exporters.kernels.math import base_of
+from edgekit.exporters.kernels.math import base_of, lanes_of
 
 
 @dataclass(frozen=True)
@@ -89,30 +89,35 @@ class Sums:
         self.dtype = base_of(value)
         return self.code.register(self.dtype, lanes, value)
 
-    def add(self, weights, w_at, lines: list, x_at) -> None:
-        """Adds weights[w_at + row] * lines[line][x_at + position]."""
+    def add(self, weights, lines: list) -> None:
+        """Adds weights[row] * lines[line][position]: a `Place` of the weights, and one of each line."""
         code, s = self.code, self.shape
         by_element = code.machine.by_element
-        rows_of = [code.let(code.load(weights, w_at + code.i(j), wide)) for j, wide in s.parts] if s.alone or by_element and s.rows % s.lanes == 0 else []
-        columns = [[code.let(code.load(x, x_at + code.i(m * s.lanes), s.lanes)) for m in range(s.vectors)] for x in lines]
+        rows_of = [code.let(weights.load(j, wide)) for j, wide in s.parts] if s.alone or by_element and s.rows % s.lanes == 0 else []
+        sided = by_element and s.alone  # single positions as a vector whose lanes are factors
+        columns = [x.vectors(s.vectors, s.lanes) for x in lines]
+        sides = [code.let(x.load(s.vectors * s.lanes, s.lanes)) if sided else None for x in lines]
         for line, x in enumerate(lines if s.over and not s.alone else []):
-            columns[line].append(code.let(code.load(x, x_at + code.i(s.vectors * s.lanes), s.over_lanes)))
+            columns[line].append(code.let(x.load(s.vectors * s.lanes, s.over_lanes)))
         for j in range(s.rows if columns[0] else 0):
             if rows_of and by_element:
                 w = code.lane(rows_of[j // s.parts[0][1]], j % s.parts[0][1])
             else:
-                w = code.let(code.load(weights, w_at + code.i(j)))
+                w = code.let(weights.load(j))
             for line, values in enumerate(columns):
                 for m, value in enumerate(values):
                     acc = self.full[line][j][m] if m < s.vectors else self.over[line][j][0]
                     acc.set(acc.value + broadcast(w, s.lanes if m < s.vectors else s.over_lanes) * value)
         for line, x in enumerate(lines if s.alone else []):
-            first = x_at + code.i(s.vectors * s.lanes)
-            side = code.let(code.load(x, first, s.lanes)) if by_element else None
             for n in range(s.over):
-                value = code.lane(side, n) if by_element else code.let(code.load(x, first + code.i(n)))
+                value = code.lane(sides[line], n) if by_element else code.let(x.load(s.vectors * s.lanes + n))
                 for (_, wide), acc, rows in zip(s.parts, self.over[line][n], rows_of, strict=True):
                     acc.set(acc.value + rows * broadcast(value, wide))
+
+    def vectors(self) -> list:
+        """Those of the sums that fill a vector."""
+        values = [r.value for lines in (self.full, self.over) for line in lines for row in line for r in row]
+        return [v for v in values if lanes_of(v) == self.code.machine.lanes]
 
     def join(self, other: "Sums") -> None:
         """Adds the sums of another tile of the same shape."""
