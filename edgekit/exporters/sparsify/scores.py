@@ -1,4 +1,6 @@
 """What a weight is worth: pure functions from a weight array to scores of the same shape, larger is kept."""
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -25,6 +27,6 @@ def obs(weight: np.ndarray, hessian: np.ndarray) -> np.ndarray:
     return np.square(weight) / np.diagonal(np.linalg.inv(hessian), axis1=-2, axis2=-1)
 
 
-def random(weight: np.ndarray, seed: int = 0) -> np.ndarray:
+def random(weight: np.ndarray, seed: int | Sequence[int] = 0) -> np.ndarray:
     """Uniform in [0, 1), the same for the same shape and seed: what any other score has to beat."""
     return np.random.default_rng(seed).random(weight.shape, np.float32)

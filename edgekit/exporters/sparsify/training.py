@@ -25,7 +25,7 @@ from edgekit.exporters.sparsify.patterns import Pattern, agreed, group_of, keep,
 from edgekit.exporters.sparsify.permute import cluster
 from edgekit.exporters.sparsify.ratios import Candidate, erdos_renyi, erdos_renyi_kernel, global_score
 from edgekit.exporters.sparsify.rules import Choice, Group, Layer, Sparsity, decide_all
-from edgekit.exporters.sparsify.scores import l2
+from edgekit.exporters.sparsify.scores import l2, random
 
 __all__ = ["GroupMask", "prune", "remove", "summary"]
 
@@ -114,7 +114,7 @@ def _score(module: nn.Module, tensor: Tensor, score: Score, seed: Sequence[int])
             raise InputError(f"its score has the shape {list(given.shape)}, its weights {list(values.shape)}", where=tensor.name)
         found = _matrices(tensor, given)
     elif score == "random":
-        found = np.random.default_rng(seed).random(_matrices(tensor, values).shape, np.float32)
+        found = random(_matrices(tensor, values), seed)
     elif callable(score) or score == "magnitude":
         function = score if callable(score) else l2
         found = np.stack([np.asarray(function(w)) for w in _matrices(tensor, values)])
