@@ -381,9 +381,9 @@ def test_bad_numbers(kind, options):
         begin(kind, **options)
 
 
-@pytest.mark.parametrize("options", [{"fraction": 0}, {"fraction": 1.0}, {"fraction": float("nan")}, {"growth": "best"}])
+@pytest.mark.parametrize("options", [{"fraction": 0}, {"fraction": 1.0}, {"fraction": float("nan")}, {"growth": "best"}, {"seed": -1}])
 def test_bad_options_of_dynamic(options):
-    with pytest.raises(InputError, match="fraction must be|no growth"):
+    with pytest.raises(InputError, match="fraction must be|no growth|a seed is"):
         begin(ek.Dynamic, **options)
 
 

@@ -28,6 +28,7 @@ except ImportError:
 from edgekit.exporters.sparsify.mask import kept_inputs
 from edgekit.exporters.sparsify.masked import GroupMask, masks
 from edgekit.exporters.sparsify.ratios import Candidate, global_score
+from edgekit.exporters.sparsify.scores import random
 
 
 class Schedule:
@@ -153,6 +154,7 @@ class Dynamic(Schedule):
         if not 0 < fraction < 1:
             raise InputError(f"fraction must be between 0 and 1, not {fraction!r}")
         self.fraction, self.growth, self.redistribute, self.seed = fraction, growth, redistribute, seed
+        random(np.empty(0), [seed])   # InputError for a seed that is none
         self._due = every
         self._budget = sum(_kept(c[0]) * _step(c) for c in self._layers.values())
         self._watch()
@@ -183,8 +185,10 @@ class Dynamic(Schedule):
     def _promise(self) -> dict[str, Tensor] | None:
         """What each input of each group (matrices, groups, inputs) promises; None where that is not finite."""
         if self.growth == "random":
-            return {name: torch.from_numpy(_step(chain) * np.random.default_rng([self.seed, self.done, number]).random(
-                chain[0].reads.shape, np.float32)).to(chain[0].mask.device) for number, (name, chain) in enumerate(self._layers.items())}
+            # In proportion to what an input costs, so that any place of any layer is as likely as any other.
+            drawn = {name: random(np.empty(chain[0].reads.shape), [self.seed, self.done, number]) * _step(chain)
+                     for number, (name, chain) in enumerate(self._layers.items())}
+            return {name: torch.from_numpy(x).to(self._layers[name][0].mask.device) for name, x in drawn.items()}
         found = {name: chain[0].sums(chain[0].gradient.float().square()) for name, chain in self._layers.items()
                  if chain[0].gradient is not None}
         if not found:

@@ -3,6 +3,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from edgekit.errors import InputError
+
 
 def l1(weight: np.ndarray) -> np.ndarray:
     """|w| (Han et al. 2015)."""
@@ -29,4 +31,7 @@ def obs(weight: np.ndarray, hessian: np.ndarray) -> np.ndarray:
 
 def random(weight: np.ndarray, seed: int | Sequence[int] = 0) -> np.ndarray:
     """Uniform in [0, 1), the same for the same shape and seed: what any other score has to beat."""
-    return np.random.default_rng(seed).random(weight.shape, np.float32)
+    try:
+        return np.random.default_rng(seed).random(weight.shape, np.float32)
+    except (TypeError, ValueError):
+        raise InputError(f"a seed is a whole number of at least 0, not {seed!r}") from None

@@ -109,7 +109,7 @@ def _score(module: nn.Module, tensor: Tensor, score: Score, seed: Sequence[int])
         if tensor.name not in score:
             raise InputError("it has no score", where=tensor.name, fix="score every layer that is pruned")
         given = score[tensor.name]
-        given = np.asarray(given.detach().cpu() if isinstance(given, torch.Tensor) else given, np.float32)
+        given = given.detach().float().cpu().numpy() if isinstance(given, torch.Tensor) else np.asarray(given)
         if given.shape != values.shape:
             raise InputError(f"its score has the shape {list(given.shape)}, its weights {list(values.shape)}", where=tensor.name)
         found = _matrices(tensor, given)
@@ -124,7 +124,7 @@ def _score(module: nn.Module, tensor: Tensor, score: Score, seed: Sequence[int])
     else:
         raise InputError(f"there is no score {score!r}", fix='use "magnitude", "random", a function of the weights, or {layer: scores}'
                                                              ' such as edgekit.fisher(module, loss, batches)')
-    if not np.isfinite(found).all() or found.min(initial=0) < 0:
+    if found.dtype.kind not in "fiub" or not np.isfinite(found).all() or found.min(initial=0) < 0:
         raise InputError("its scores must be finite and not negative", where=tensor.name)
     return found
 
