@@ -129,8 +129,6 @@ def verify(r: dict) -> str:
     parts += [f"{target}: not run here: {why}" for target, why in r["not_run"].items()]
     if r["distance_to_original"]:
         parts.append(_distance(r["distance_to_original"]))
-    if r["saliency"]:
-        parts.append(_saliency(r["saliency"]))
     return "\n".join(parts)
 
 
