@@ -17,11 +17,14 @@ from edgekit.export import export
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime would report models to its maker
 
 __version__ = "0.1.0"
-__all__ = ["Budget", "Bundle", "Dynamic", "Gradual", "export", "fisher", "open", "prune", "taylor", "trainable"]
+__all__ = ["Budget", "Bundle", "Dynamic", "Gradual", "export", "fisher", "fit", "open", "prune", "taylor", "trainable"]
 
 
 def __getattr__(name: str) -> Any:
     if name in ("Dynamic", "Gradual", "fisher", "prune", "taylor", "trainable"):
         from edgekit.exporters import sparsify  # exporters are left alone until they are needed
         return getattr(sparsify, name)
+    if name == "fit":
+        from edgekit.fitting import fit
+        return fit
     raise AttributeError(f"module 'edgekit' has no attribute {name!r}")

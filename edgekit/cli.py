@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from edgekit import tables
 from edgekit.budget import exit_code
@@ -27,7 +27,6 @@ from edgekit.progress import Progress
 from edgekit.text import printable
 
 BUG, NO_READER, SIGNALLED = 70, 141, 128
-_LATER = {"fit": "finds the sparsity that meets a budget"}
 
 
 class Answer(NamedTuple):
@@ -224,6 +223,15 @@ def _check(args: argparse.Namespace, progress: Progress) -> Answer:
     return Answer(result, tables.check, 0 if result["ok"] else 2)
 
 
+def _fit(args: argparse.Namespace, progress: Progress) -> Answer:
+    from edgekit.fitting import fit, page
+    drop = [f"accuracy_drop<={args.accuracy_drop}"] if args.accuracy_drop else []
+    result = fit(_model(args.model), args.target, budget=[*args.budget, *drop], output=args.output, calibration=args.calibration,
+                 evaluation=args.eval, group=args.group, trials=args.trials, workers=args.workers, ray=args.ray, overwrite=args.overwrite,
+                 progress=progress, input_shapes=_shapes(args.input_shape), states=_states(args.state), trust_model=args.trust_model)
+    return Answer(result, page.text)
+
+
 def _inspect(args: argparse.Namespace, progress: Progress) -> Answer:
     from edgekit.inspection import inspect_bundle, inspect_model, is_bundle
     if len(args.model) == 1 and is_bundle(args.model[0]):
@@ -258,11 +266,6 @@ def _targets(args: argparse.Namespace, progress: Progress) -> Answer:
     from edgekit.inspection import devices
     result = {"targets": devices()}
     return Answer(result, tables.targets)
-
-
-def _later(args: argparse.Namespace, progress: Progress) -> NoReturn:
-    raise InputError(f"`edgekit {args.command}` is not there yet: it is planned and {_LATER[args.command]}",
-                     fix="`edgekit --help` lists what is there")
 
 
 # --- arguments ----------------------------------------------------------------------------------------------------
@@ -372,6 +375,20 @@ def _parser() -> argparse.ArgumentParser:
     _model_arguments(check)
     check.add_argument("-t", "--target", default="host")
 
+    fit = verb("fit", _fit, "find the least damaging sparsity that meets a budget on a target")
+    _model_arguments(fit)
+    fit.add_argument("-t", "--target", default="host", help="measured there; arm64 by executed instructions (default: %(default)s)")
+    fit.add_argument("--budget", action="append", required=True, metavar='"p99<=8ms"', help="repeatable; rules are separated by ;")
+    fit.add_argument("--accuracy-drop", metavar="0.5%", help="of the evaluation's score, in its worst domain")
+    fit.add_argument("--eval", metavar="module:callable", help="gets a function that runs the model on numpy arrays; returns a number, higher is better, or {domain: number}")
+    fit.add_argument("--calibration", metavar="X.npz", help="inputs in_NAME (axis 0 is the case) to reconstruct, judge and tune with")
+    fit.add_argument("-o", "--output", metavar="OUT.ekb", required=True, help="results are kept in OUT.ekb.fit, where a later call goes on")
+    fit.add_argument("--group", type=_group, default="auto", help="outputs that share inputs: a number or auto (default: %(default)s)")
+    fit.add_argument("--trials", type=int, default=4, help="configurations to build and measure, and as many of random search (default: %(default)s)")
+    fit.add_argument("--workers", type=int, help="processes that judge configurations (default: one a core)")
+    fit.add_argument("--ray", metavar="ADDRESS", help="of a Ray cluster that judges them instead")
+    fit.add_argument("--overwrite", action="store_true", help="replace an existing output")
+
     inspect = verb("inspect", _inspect, "show what is inside a bundle or a model: layers, sparsity, bytes, MACs, arena")
     _model_arguments(inspect, "OUT.ekb|MODEL")
 
@@ -393,10 +410,6 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("-o", "--output", metavar="DIR", help="write PROCESSOR.toml there; `check` reads it where EDGEKIT_COSTS=DIR")
 
     verb("targets", _targets, "list the devices edgekit knows, and how each can be run here")
-
-    for name, text in _LATER.items():
-        later = verb(name, _later, f"not there yet: {text}")
-        later.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser
 
 

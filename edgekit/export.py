@@ -47,21 +47,38 @@ def export(model: Any, *, targets: Iterable[str] = ("host",), sparsity: float | 
     format.check_free(output, overwrite)
     need_tools("export")
 
-    from edgekit.exporters.emit import cpu_features, pack_weights
-    from edgekit.exporters.kernels.schedule import schedules_of
     from edgekit.exporters.load import load
-    from edgekit.exporters.lower import lower, supported
-    from edgekit.exporters.sparsify import parse, saliency_kept
+    from edgekit.exporters.lower import supported
+    from edgekit.exporters.sparsify import parse
     if sparsity is None:
         sparsity = parse(pattern).sparsity or 0.0
-    schedules = {t.name: schedules_of(t) for t in chosen}
     progress("loading")
     loaded = load(model, example_inputs=example_inputs, input_shapes=input_shapes, states=states, trust_model=trust_model, name=name,
                   keep=supported())
-    entries = [v.name for v in loaded.variants]
     progress("pruning" if sparsity else "looking at the layers")
     calibration = None if calibration is None else test_vectors.arrays(calibration)
     pruned, how = _prune(loaded, sparsity, group, pattern, calibration, tune, progress)
+    made = assemble(loaded, pruned, chosen, output, calibration=calibration, pruning={"pattern": pattern, "sparsity": sparsity, **how}, dtype=dtype,
+                    source=source, overwrite=overwrite, progress=progress)
+    made.summary["seconds"] = round(time.monotonic() - begin, 3)
+    return made
+
+
+def assemble(loaded: Any, pruned: Any, chosen: Sequence[devices.Target], output: Path, *, calibration: Any, pruning: dict,
+             dtype: str = "float32", source: bool = True, overwrite: bool = False, shown: Mapping[str, Any] | None = None,
+             progress: Progress = lambda _: None) -> bundles.Bundle:
+    """The bundle of a loaded model that was pruned: compiled, verified, written whole or not at all.
+
+    loaded, pruned: `exporters.load.Loaded`, `exporters.sparsify.Pruned`. pruning: how it was done, for the manifest. shown: more
+    for the report to show (see `edgekit.report`). The rest as in `export`.
+    """
+    from edgekit.exporters.emit import cpu_features, pack_weights
+    from edgekit.exporters.kernels.schedule import schedules_of
+    from edgekit.exporters.lower import lower
+    from edgekit.exporters.sparsify import saliency_kept
+    begin = time.monotonic()
+    schedules = {t.name: schedules_of(t) for t in chosen}
+    entries = [v.name for v in loaded.variants]
     progress("lowering")
     plan, arrays = lower(loaded.name, list(zip(entries, pruned.models, strict=True)), loaded.states, dtype)
     progress("running the test vectors in onnxruntime")
@@ -85,7 +102,7 @@ def export(model: Any, *, targets: Iterable[str] = ("host",), sparsity: float | 
             test_vectors.save(staging / f"vectors{end}.npz", vectors[entry])
             if source:
                 (staging / f"model{end}.onnx").write_bytes(pruned_model.SerializeToString())
-        manifest = _manifest(plan, pruned.layers, chosen, staging, loaded, vectors, {"pattern": pattern, "sparsity": sparsity, **how})
+        manifest = _manifest(plan, pruned.layers, chosen, staging, loaded, vectors, pruning)
         for t in chosen:
             described = [{"name": x.level, "cpu_features": list(cpu_features(x))} for x in t.levels]
             manifest["targets"][t.name] |= {"cpu_features": described[-1]["cpu_features"], "levels": described if t.better else [],
@@ -98,7 +115,7 @@ def export(model: Any, *, targets: Iterable[str] = ("host",), sparsity: float | 
             manifest["targets"][target]["verified"] = {
                 "max_abs_error": max(m.max_abs_error for m in matches), "max_rel_error": max(m.max_rel_error for m in matches)}
         from edgekit import report
-        (staging / "report.html").write_text(report.render({"manifest": manifest}), "utf-8")
+        (staging / "report.html").write_text(report.render({"manifest": manifest, **(shown or {})}), "utf-8")
         progress("writing the bundle")
         made = bundles.Bundle(format.write(output, manifest, _files(staging), overwrite))
     made.summary = _summary(manifest, output, time.monotonic() - begin)

@@ -19,6 +19,7 @@ HOME = {  # optional packages: the only folders that may import them; "" is the 
     "onnxruntime": ("exporters", "runtimes", ""),
     "wasmtime": ("runtimes",),
     "unicorn": ("runtimes",),
+    "ray": ("",),
 }
 NEEDS_ONNX = "edgekit.onnx_backend"  # an implementation of onnx's own class, of no use without onnx
 MODULES = sorted(p for p in (ROOT / "edgekit").rglob("*.py"))
