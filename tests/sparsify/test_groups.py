@@ -239,7 +239,7 @@ def test_any_pattern_packs_exactly(outputs, inputs, v, share, holes, dead, seed,
         assert groups.macs <= WORTH * w.size
         assert groups.equal or form.cost(groups) <= WORTH * w.size
     elif v in (4, 8, 16, 32) and not holes and not dead:
-        assert -(-outputs // v) * v * kept > 0.95 * w.size
+        assert -(-outputs // v) * v * kept > WORTH * w.size
 
 
 @given(outputs=st.integers(1, 50), inputs=st.integers(1, 30), v=st.integers(1, 33), seed=st.integers(0, 9))

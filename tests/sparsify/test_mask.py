@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.exporters.sparsify import scores
-from edgekit.exporters.sparsify.groups import find_groups
+from edgekit.exporters.sparsify.groups import WORTH, find_groups
 from edgekit.exporters.sparsify.mask import choose, kept_inputs, mask, unstructured_bound
 from edgekit.exporters.sparsify.permute import cluster, neighbours, saliency
 
@@ -76,7 +76,7 @@ def test_choose(outputs, inputs, v, share, seed, zero):
 def test_what_is_pruned_is_found(outputs, inputs, v, sparsity, seed):
     w = np.random.default_rng(seed).standard_normal((outputs, inputs)).astype(np.float32)
     groups = choose(scores.l2(w), v, kept_inputs(inputs, sparsity))
-    if outputs < v or groups.macs > 0.95 * w.size:
+    if outputs < v or groups.macs > WORTH * w.size:
         return
     w[~mask(groups, outputs, inputs)] = 0
     found = find_groups(w)
