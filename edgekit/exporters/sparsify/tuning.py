@@ -82,16 +82,21 @@ def tune(dense: "Sequence[onnx.ModelProto]", pruned: Pruned, calibration: Mappin
     pupils = [p for p in pupils if p.spread]
     if not weights or not pupils:
         return pruned
-    window = min(WINDOW, data.cases - data.fitted) if any(p.states for p in pupils) else 1
-    fitted = torch.arange(data.fitted - window + 1)
-    held = torch.arange(data.fitted, data.cases - window + 1)
-    each = sum(-(-len(fitted) // _batch(p, window)) for p in pupils)
-    macs = sum(layer.macs for layer in pruned.layers) * len(fitted) * window
-    epochs = max(EPOCHS, int(min(STEPS / each, WORK / max(macs, 1))))
-    change = {n: torch.zeros_like(w.start).requires_grad_() for n, w in weights.items()}
+    found = _taught(pupils, weights, data, sum(layer.macs for layer in pruned.layers), progress)
+    return pruned if found is None else replace(pruned, models=tuple(_written(m, k, found) for m, k in zip(pruned.models, keys)))
 
-    def effective() -> dict[str, Tensor]:
-        return {n: (w.start + w.size * change[n]) * w.keep for n, w in weights.items()}
+
+def _taught(pupils: Sequence[Pupil], weights: Mapping[str, Weight], data: Calibration, macs: int, progress: Callable[[str], None]
+            ) -> dict[str, Tensor] | None:
+    """The weights after the best epoch, or None where none is better than the beginning. macs: of one case."""
+    window = min(WINDOW, data.cases - data.fitted) if any(p.states for p in pupils) else 1
+    fitted, held = torch.arange(data.fitted - window + 1), torch.arange(data.fitted, data.cases - window + 1)
+    each = sum(-(-len(fitted) // _batch(p, window)) for p in pupils)
+    epochs = max(EPOCHS, int(min(STEPS / each, WORK / max(macs * window * len(fitted), 1))))
+    change = {n: torch.zeros_like(w.start, dtype=torch.float32).requires_grad_() for n, w in weights.items()}
+
+    def effective(changes: Mapping[str, Tensor] = change) -> dict[str, Tensor]:
+        return {n: (w.start + w.size * changes[n]).to(w.start.dtype) * w.keep for n, w in weights.items()}
     rate, optimiser = RATE, torch.optim.Adam(change.values())
     generator = torch.Generator().manual_seed(0)
     begin = best = _error(pupils, held, window, effective())
@@ -103,7 +108,7 @@ def tune(dense: "Sequence[onnx.ModelProto]", pruned: Pruned, calibration: Mappin
             optimiser.zero_grad()
             loss = _loss(pupil, cases, window, effective())
             if not loss.requires_grad:
-                return pruned  # no weight that is trained reaches an output through operators with a gradient
+                return None  # no weight reaches an output through operators with a gradient
             loss.backward()
             torch.nn.utils.clip_grad_norm_(change.values(), LIMIT)
             optimiser.step()
@@ -112,20 +117,13 @@ def tune(dense: "Sequence[onnx.ModelProto]", pruned: Pruned, calibration: Mappin
         if error < best:
             best, since, kept = error, 0, {n: t.detach().clone() for n, t in change.items()}
         elif not error <= WORSE * best:
-            rate *= SMALLER
-            optimiser = torch.optim.Adam(change.values())
+            rate, optimiser = SMALLER * rate, torch.optim.Adam(change.values())
             with torch.no_grad():
                 for n, t in change.items():
                     t.copy_(kept[n])
         if since > PATIENCE * epochs:
             break
-    if best == begin:
-        return pruned
-    with torch.no_grad():
-        for n, t in change.items():
-            t.copy_(kept[n])
-        found = effective()
-    return replace(pruned, models=tuple(_written(m, k, found) for m, k in zip(pruned.models, keys)))
+    return effective(kept) if best < begin else None
 
 
 def _along(part: float) -> float:
@@ -216,7 +214,7 @@ def _loss(pupil: Pupil, cases: Tensor, window: int, weights: Mapping[str, Tensor
         at = cases + step
         found = pupil.graph.run({n: state.get(n, x[at]) for n, x in pupil.inputs.items()}, want, own)
         state = {s: found[o] for s, o in pupil.states}
-        errors += [(found[n] - pupil.targets[n][at]).square().mean() / spread for n, spread in pupil.spread.items()]
+        errors += [(found[n] - pupil.targets[n][at]).float().square().mean() / spread for n, spread in pupil.spread.items()]
     return torch.stack(errors).mean()
 
 
