@@ -1,5 +1,7 @@
 """A user's judgement of a model: a callable that runs it on numpy inputs and says how good it is."""
+import hashlib
 import importlib
+import inspect
 import math
 import re
 import sys
@@ -85,6 +87,15 @@ def resolve(given: str | Evaluation) -> Evaluation:
     if not callable(found):
         raise InputError(f"{match[2]} is a {type(found).__name__}, nothing that can be called", where=given, fix="name a function")
     return found
+
+
+def digest(evaluation: Evaluation) -> str:
+    """Of the source of the evaluation's module, so that results of another version are not taken for its own."""
+    try:
+        text = inspect.getsource(inspect.getmodule(evaluation) or type(evaluation))
+    except (OSError, TypeError):
+        text = ""  # typed in, or built by a library
+    return f"{getattr(evaluation, '__qualname__', type(evaluation).__qualname__)} {hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def scores(evaluation: Evaluation, runner: Runner, where: str) -> Scores:

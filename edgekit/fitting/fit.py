@@ -17,10 +17,11 @@ from edgekit import vectors
 from edgekit.bench import bench as measure
 from edgekit.bench import machine, stats
 from edgekit.budget import Budget
-from edgekit.errors import InputError
+from edgekit.errors import InputError, VerificationError
 from edgekit.export import assemble, need_tools
 from edgekit.fitting import page
-from edgekit.fitting.evaluation import Evaluation
+from edgekit.fitting.evaluation import Evaluation, resolve
+from edgekit.fitting.evaluation import digest as evaluation_digest
 from edgekit.fitting.search import Found, Search, Trial
 from edgekit.fitting.subject import Configuration, Job, Subject
 from edgekit.fitting.sweep import Sweep, run_all
@@ -53,6 +54,8 @@ def fit(model: Any, target: str = "host", *, budget: str | Budget | Iterable[str
     rules, limit = _rules(Budget.parse(budget), evaluation)
     device = devices.load(target)
     _check(device, rules, calibration, evaluation, trials, workers)
+    if evaluation is not None:
+        resolve(evaluation)  # before anything is worked for
     format.check_free(output, overwrite)
     need_tools("export")
 
@@ -76,7 +79,10 @@ def fit(model: Any, target: str = "host", *, budget: str | Budget | Iterable[str
 
     def narrow(share: float) -> float | None:
         from edgekit.exporters.sparsify import prune_onnx
-        slim = prune_onnx([v.model for v in loaded.variants], sparsity=share, pattern="channels")
+        try:
+            slim = prune_onnx([v.model for v in loaded.variants], sparsity=share, pattern="channels")
+        except VerificationError:
+            return None  # then there is nothing to compare with
         if not any(x.sparsity for x in slim.layers):
             return None
         variants = tuple(replace(v, model=m) for v, m in zip(loaded.variants, slim.models, strict=True))
@@ -124,7 +130,7 @@ def _fingerprint(subject: Subject, target: str) -> str:
         digest.update(hashlib.sha256(part).digest())
     for name, array in sorted((subject.calibration or {}).items()):
         digest.update(f"{name} {array.dtype} {array.shape} ".encode() + hashlib.sha256(np.ascontiguousarray(array).tobytes()).digest())
-    told = subject.evaluation if isinstance(subject.evaluation, str) else getattr(subject.evaluation, "__qualname__", "")
+    told = "" if subject.evaluation is None else evaluation_digest(resolve(subject.evaluation))
     return f"{digest.hexdigest()} {target} {subject.group} {told} {subject.states} {__version__}"
 
 

@@ -48,7 +48,8 @@ def _sparsity(by_layer: dict) -> str:
         return f"{share(by_layer[''])} of the channels removed"
     if not by_layer:
         return "-"
-    return f"{len(by_layer)} layers at {share(min(by_layer.values()))} to {share(max(by_layer.values()))}"
+    layers = "1 layer" if len(by_layer) == 1 else f"{len(by_layer)} layers"
+    return f"{layers} at {share(min(by_layer.values()))} to {share(max(by_layer.values()))}"
 
 
 def text(r: dict) -> str:

@@ -12,6 +12,7 @@ PAYS = 0.02     # of a layer's cost: what gains less stays dense
 CLOSE = 0.97    # of the budget used is near enough to stop
 SAFE = 0.98     # of the budget is aimed at, since measurements scatter
 BISECTIONS = 7  # of the share of channels
+TRIVIAL = 1.0   # the error of answering with the mean output of all cases
 
 Judge = Callable[[Sequence[Job], str], list[dict]]
 Measure = Callable[[Configuration], dict]
@@ -81,6 +82,10 @@ class Search:
             raise self._impossible(ours)
         best = min(found, key=lambda t: t.damage)
         others, notes = self._others(tables, best, sum(not t.configuration.tuned for t in ours))
+        simpler = min([t for t in others if self._good(t)], key=lambda t: t.damage, default=best)
+        if simpler.damage < best.damage:
+            best = simpler
+            notes = (*notes, f"what does the least damage is no allocation of ours but {best.kind}: it is what the bundle holds")
         return Found(best, (dense, *ours, *others), refused, tables, notes)
 
     def _trial(self, kind: str, c: Configuration) -> Trial:
@@ -94,7 +99,10 @@ class Search:
         return Trial(kind, c, result["error"], worse, result["scores"], **self.measure(c))
 
     def _good(self, t: Trial) -> bool:
-        return t.met and (self.limit is None or (t.drop is not None and t.drop <= self.limit))
+        """Within the budget and the limit of accuracy; where no evaluation tells, better than a trivial predictor."""
+        if t.drop is None:
+            return t.met and (t.error is None or t.error < TRIVIAL)
+        return t.met and (self.limit is None or t.drop <= self.limit)
 
     def _tables(self) -> tuple[dict[str, list[Option]], dict[str, str]]:
         """Options of the layers that gain, each pruned alone and judged; and why the others stay dense."""
@@ -160,7 +168,9 @@ class Search:
         met = [t for t in ours if t.met]
         if met:
             best = min(met, key=lambda t: t.damage)
-            assert best.drop is not None and self.limit is not None
+            if best.drop is None or self.limit is None:
+                return BudgetError(f"within the budget the model is no better than answering with its mean output: its error on inputs held back is {best.error:.3g} "
+                                   "of their spread", fix="allow a slower model, or fine-tune the pruned one on its data (`edgekit.prune`)")
             return BudgetError(f"no configuration within the budget keeps the accuracy: the best loses {best.drop:.3%}, {self.limit:.3%} is allowed",
                                fix=f"allow a drop of {best.drop:.2%}, a slower model, or fine-tune the pruned one on its data (`edgekit.prune`)")
         fastest = min(ours, key=lambda t: t.load)
@@ -203,7 +213,8 @@ def _told(c: Configuration) -> str:
         return "as it is"
     if c.method in (CHANNELS, SMALL):
         return f"{c.sparsity[0][1]:.0%} of the channels removed"
-    return f"{len(c.sparsity)} layers at {min(s for _, s in c.sparsity):.0%} to {max(s for _, s in c.sparsity):.0%}" + (", tuned" if c.tuned else "")
+    layers = "1 layer" if len(c.sparsity) == 1 else f"{len(c.sparsity)} layers"
+    return f"{layers} at {min(s for _, s in c.sparsity):.0%} to {max(s for _, s in c.sparsity):.0%}" + (", tuned" if c.tuned else "")
 
 
 def _value(verdict: dict) -> str:

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from edgekit.errors import InputError
-from edgekit.fitting.evaluation import Runner, drop, resolve, scores
+from edgekit.fitting.evaluation import Runner, digest, drop, resolve, scores
 from tests.sparsify.test_oneshot import MLP, MLP_WEIGHTS, net, run
 
 
@@ -54,3 +54,8 @@ def test_shape_variants_choose_themselves_and_state_is_fed_back():
     assert [adds(ones)[0][0] for _ in range(3)] == [-1, -2, -3]
     adds.reset()
     assert adds(ones)[0][0] == -1
+
+
+def test_another_source_is_another_evaluation():
+    size, fails = (resolve(f"tests.fitting.evaluations:{name}") for name in ("size", "fails"))
+    assert digest(size) == digest(size) != digest(fails) != digest(print)

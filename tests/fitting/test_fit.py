@@ -45,7 +45,7 @@ def test_killed_and_run_again(model, tmp_path):
     pytest.importorskip("unicorn")
     path, out = tmp_path / "m.onnx", tmp_path / "m.ekb"
     path.write_bytes(model.SerializeToString())
-    call = [sys.executable, "-m", "edgekit", "fit", str(path), "-t", "arm64", "--eval", "tests.fitting.evaluations:size", "--workers", "1", "--trials", "2",
+    call = [sys.executable, "-m", "edgekit", "fit", str(path), "-t", "arm64", "--eval", "tests.fitting.evaluations:size", "--workers", "1", "--trials", "1",
             "-o", str(out), "--json", "-", "--budget"]
     first = subprocess.Popen([*call, "instructions<=25k"], stderr=subprocess.PIPE, text=True)
     for line in first.stderr:

@@ -38,6 +38,7 @@ class World:
     limit: float
     bias: float = 1.0
     accuracy: float | None = None
+    channels: float = 2.0
     trials: int = 4
     calibrated: bool = True
     jobs: list = field(default_factory=list)
@@ -45,7 +46,7 @@ class World:
 
     def damage(self, c):
         if c.method in (CHANNELS, SMALL):
-            return 2.0 if c.method == CHANNELS else 3.0
+            return self.channels if c.method == CHANNELS else 3.0
         worse = 1.0 if c.method in (GROUPS, DENSE) else 5.0
         return worse * sum(DAMAGE[n] * s ** 2 for n, s in c.sparsity) * (0.5 if c.tuned else 1.0)
 
@@ -114,6 +115,19 @@ def test_a_budget_that_nothing_meets():
     with pytest.raises(BudgetError, match=r"fastest that was measured takes 1.6 times of it \(p99 32 ms\)"):
         world.run()
     assert dict(world.measured[-1].sparsity) == {SENSITIVE: 0.9, NUMB: 0.9}
+
+
+def test_a_simpler_way_that_does_less_damage_is_chosen():
+    found = World(limit=60, channels=0.0).run()
+    assert found.best.kind == "whole channels" and "whole channels" in found.notes[-1]
+
+
+def test_a_model_no_better_than_its_mean_output_is_refused():
+    class Ruined(World):
+        def damage(self, c):
+            return 1.2 if c.method != DENSE else 0.0
+    with pytest.raises(BudgetError, match="no better than answering with its mean output"):
+        Ruined(limit=60).run()
 
 
 def test_no_layer_gains():
