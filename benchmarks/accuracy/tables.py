@@ -63,7 +63,9 @@ def _cell(kept: dict, method: str, level: str, figure: str) -> str | None:
         return None
     if said := next((why for why in map(why_not, found.values()) if why), None):
         return said
-    values = [f[figure] for f in found.values()]
+    values = [f[figure] for f in found.values() if figure in f]
+    if not values:
+        return None
     if figure == LEFT:
         return f"{fmean(values):.0%}"
     spread = f" ±{_number((max(values) - min(values)) / 2)}" if len(values) > 1 else ""
