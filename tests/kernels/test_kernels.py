@@ -71,11 +71,15 @@ class Draw:
         x = Tensor(F, tuple(rows(shape).strides[a] for a in order))
         shape = tuple(shape[a] for a in order)
         outer = self.r.choice([0, 1, 2])
+        if outer == 2 and self.r.random() < 0.4:  # windows of a row
+            apart, shape = self.r.choice([1, 2]), (*shape[:2], self.r.choice([2, 3]))
+            x = Tensor(F, (shape[1] * apart + 2, apart, 1))
         op = self.r.choice(["sum", "max", "min", "prod"])
         pre = (Op("abs", (0,), F),) if self.r.random() < 0.5 else ()
         extra, out = rows(shape[:outer]), rows(shape[:outer])
         k = spec.Reduce(shape, outer, op, (x,), pre, (extra,), (ADD,), out)
-        data = self.floats(prod(shape)) if op != "prod" else 1 + 0.01 * self.floats(prod(shape))
+        size = span(x, shape)
+        data = self.floats(size) if op != "prod" else 1 + 0.01 * self.floats(size)
         return k, [data, self.floats(span(extra, shape[:outer])), np.zeros(span(out, shape[:outer]), np.float32)]
 
     def arg(self):
@@ -136,7 +140,8 @@ class Draw:
         outputs = v * self.r.choice([1, 3])  # a short last group would name rows of other groups twice
         groups, kept, index, order, starts, operands = self.sparse(outputs, inputs, self.r.random() < 0.6, v)
         out, extra = Tensor(F, (outputs + 3, 1)), Tensor(F, (self.r.choice([0, outputs]), 1))
-        k = spec.Linear(n, inputs, outputs, groups, v, kept, inputs + 2, index, order, (extra,), (ADD, TANH), out, starts)
+        longer = self.r.choice([(), (Op("mul", (2, 3), F), Op("add", (4, 1), F), Op("sigmoid", (5,), F))])
+        k = spec.Linear(n, inputs, outputs, groups, v, kept, inputs + 2, index, order, (extra,), (ADD, TANH, *longer), out, starts)
         return k, [self.floats((inputs + 2) * n), *operands, self.floats(outputs * n), np.zeros((outputs + 3) * n, np.float32)]
 
     def conv(self):

@@ -16,6 +16,7 @@ from edgekit.exporters.kernels.schedule import Machine
 from edgekit.exporters.kernels.spec import Linear, Recurrent
 
 F = "float32"
+BRIEF = 4  # operations of a body that is written out for every vector of a tile
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,24 @@ def build_linear(k: Linear, machine: Machine):
         with code.loop(m.v // m.width) as part:
             first = code.let(part * code.i(m.width))
             sums = tile(code, m, g, first, x, lambda r, i: (row + code.i(r)) * code.i(k.row) + i, rows)
-            for j in range(m.vectors):
-                store(g, row, code.let(first + code.i(j * m.lanes)), [code.let(to(s[j], F)) for s in sums])
+            if m.order is None and len(k.post) > BRIEF and rows * m.vectors > 1:
+                one_by_one(g, row, first, sums)
+            else:
+                written_out(g, row, first, sums)
+
+    def written_out(g, row, first, sums: list[list]):
+        for j in range(m.vectors):
+            store(g, row, code.let(first + code.i(j * m.lanes)), [code.let(to(s[j], F)) for s in sums])
+
+    def one_by_one(g, row, first, sums: list[list]):
+        """The sums by way of the stack, in a loop: a long body needs the registers that hold them."""
+        aside = code.array(len(sums) * m.width, F)
+        for r, row_sums in enumerate(sums):
+            for j, value in enumerate(row_sums):
+                code.local_store(aside, to(value, F), r * m.width + j * m.lanes, m.lanes)
+        with code.loop(len(sums)) as r, code.loop(m.vectors) as j:
+            at = code.let(j * code.i(m.lanes))
+            finish(code, k, extras, out, code.local_load(aside, r * code.i(m.width) + at, m.lanes), [row + r, g * code.i(m.v) + first + at], m.lanes)
 
     def store(g, row, first, values: list):
         """Vectors of one place in consecutive rows through the body to the output."""

@@ -91,8 +91,10 @@ def build_reduce(k: Reduce, machine: Machine):
     def post(value, position, lanes):
         finish(code, k, extras, out, value, position, lanes)
 
-    along_outer = outer and all(t.strides[k.outer - 1] in (0, 1) for t in k.inputs) and outer[-1] > 1 and any(
-        t.strides[-1] not in (0, 1) for t in k.inputs)
+    apart = [t.strides[k.outer - 1] for t in k.inputs] if outer and outer[-1] > 1 else [-1]
+    strided = any(t.strides[-1] not in (0, 1) for t in k.inputs)
+    windows = inner[-1] <= SHORTEST and set(apart) <= {0, 1, 2}  # of pooling, and other rows that fill no vector
+    along_outer = windows or strided and set(apart) <= {0, 1}
 
     def one_lane_a_result(position, lanes):
         """Neighbouring results in neighbouring lanes."""
