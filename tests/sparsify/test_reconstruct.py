@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 from edgekit.errors import AccuracyError, InputError, ShapeError
 from edgekit.exporters.sparsify import find_groups, judge, judged, prune_onnx, read_calibration, reconstruct
 from edgekit.exporters.sparsify.reconstruction import net as loop
-from edgekit.exporters.sparsify.reconstruction import refusal
+from edgekit.exporters.sparsify.reconstruction import refusal, sequence, settle
 from edgekit.exporters.sparsify.reconstruction.calibration import LEAST
 from edgekit.exporters.sparsify.reconstruction.uses import Uses, made, positions, taken
 from edgekit.exporters.sparsify.torch_graph import Graph
@@ -26,6 +26,13 @@ def net(body, inputs="float[1,64] x", outputs="float[1,8] y", seed=0, **shapes):
             value = (rng.standard_normal(value) / np.sqrt(fan)).astype(np.float32)
         model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
     return onnx.shape_inference.infer_shapes(model, strict_mode=True)
+
+
+@pytest.fixture(autouse=True)
+def _fewer_gradients(monkeypatch):
+    """As many as nets so small need."""
+    monkeypatch.setattr(sequence, "PROJECTIONS", 512)
+    monkeypatch.setattr(settle, "GRADIENTS", 320)
 
 
 def data(model, cases=96, seed=1):
@@ -107,7 +114,7 @@ def test_it_is_deterministic_and_serves_every_place_of_a_weight():
 def test_a_layer_without_neighbours_in_its_groups_is_no_worse_than_with():
     model, sparsity = NETS["convolutions"]
     fresh = data(model, seed=2)
-    ours, neighbours = (distance(model, reconstruct([model], data(model), sparsity=sparsity, group=8, permute=p).models[0], fresh)
+    ours, neighbours = (distance(model, reconstruct([model], data(model, 48), sparsity=sparsity, group=8, permute=p).models[0], fresh)
                         for p in (True, False))
     assert ours < neighbours
 

@@ -129,7 +129,7 @@ def positions(use: Use) -> int:
 
 def taken(use: Use, source: Tensor, at: np.ndarray) -> Tensor:
     """What the weight multiplies: (cases * n, K) of source (cases, *shape) at the positions at (cases, n)."""
-    node, cases = use.node, np.arange(len(source))[:, None]
+    node, cases, at = use.node, np.arange(len(source))[:, None], np.ascontiguousarray(at)
     if node.op == "Gemm":
         rows = source.transpose(1, 2) if node.attrs.get("transA", 0) else source
         return rows[cases, at].flatten(0, 1) * node.attrs.get("alpha", 1.0)
