@@ -93,6 +93,20 @@ def test_a_state_dict_resumes_exactly():
     assert again.to_onnx() == module.to_onnx()
 
 
+def test_layers_that_begin_alike_are_trained_apart():
+    """Two layers with biases of zero; one of them is used twice, as in a loop."""
+    nodes = [node("Gemm", "x A zero", "h"), node("Gemm", "h A zero", "g"), node("Tanh", "g", "t"), node("Gemm", "t B zero", "y")]
+    m = model(nodes, {"x": f(1, 8)}, ["y"], {"A": f(8, 8), "B": f(8, 8), "zero": np.zeros(8, np.float32)})
+    module = ek.trainable(m)
+    (module(torch.ones(4, 8)) ** 2).sum().backward()
+    torch.optim.SGD(module.parameters(), 0.1).step()
+    made = module.to_onnx()
+    first, second, third = (n.input[2] for n in made.graph.node if n.op_type == "Gemm")
+    biases = {t.name: onnx.numpy_helper.to_array(t) for t in made.graph.initializer}
+    assert first == second != third and biases[first].any() and not np.array_equal(biases[first], biases[third])
+    onnx.checker.check_model(made, full_check=True)
+
+
 def test_cases_and_names():
     module = ek.trainable(net())
     x = torch.randn(5, 12, 32)

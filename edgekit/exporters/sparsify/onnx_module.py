@@ -17,6 +17,7 @@ from edgekit.exporters.sparsify import graph as onnx_graph
 from edgekit.exporters.sparsify.masked import GroupMask, attach
 from edgekit.exporters.sparsify.observe import Tensor as Prunable
 from edgekit.exporters.sparsify.torch_graph.graph import Graph, quoted
+from edgekit.exporters.sparsify.torch_graph.parameters import OFFSETS, WEIGHTS
 from edgekit.exporters.sparsify.torch_graph.parameters import trainable as trained_of
 
 if TYPE_CHECKING:
@@ -33,7 +34,34 @@ def trainable(model: "str | Path | onnx.ModelProto", *, input_shapes: Mapping[st
     variants = load(model, input_shapes=input_shapes).variants
     if len(variants) != 1:
         raise InputError(f"the model has {len(variants)} shape variants", fix="bind every dimension to one length")
-    return Trainable(variants[0].model)
+    return Trainable(_untied(variants[0].model))
+
+
+def _untied(model: "onnx.ModelProto") -> "onnx.ModelProto":
+    """The model with a bias or norm for each layer where one number over and over serves several, as at the start of a training.
+
+    The loader makes one constant of all that are equal; biases of the same weights (steps of a loop) stay one.
+    """
+    import onnx
+
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    graph = made.graph
+    arrays = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    alike = {n for n, a in arrays.items() if a.size and (a == a.flat[0]).all()}
+    for node in graph.node:
+        layer = next((node.input[k] for k in WEIGHTS.get(node.op_type, ()) if node.input[k] in arrays), node.name)
+        for k in OFFSETS.get(node.op_type, ()):
+            if k < len(node.input) and node.input[k] in alike:
+                name = f"{node.input[k]} of {layer}"
+                if name not in arrays:
+                    arrays[name] = arrays[node.input[k]]
+                    graph.initializer.append(onnx.numpy_helper.from_array(arrays[name], name))
+                node.input[k] = name
+    read = {i for node in graph.node for i in node.input} | {o.name for o in graph.output}
+    for t in [t for t in graph.initializer if t.name not in read]:
+        graph.initializer.remove(t)
+    return made
 
 
 class Trainable(nn.Module):
