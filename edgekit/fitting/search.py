@@ -12,6 +12,7 @@ PAYS = 0.02     # of a layer's cost: what gains less stays dense
 CLOSE = 0.97    # of the budget used is near enough to stop
 SAFE = 0.98     # of the budget is aimed at, since measurements scatter
 BISECTIONS = 7  # of the share of channels
+CORRECTIONS = 3  # of its forecast
 TRIVIAL = 1.0   # the error of answering with the mean output of all cases
 
 Judge = Callable[[Sequence[Job], str], list[dict]]
@@ -185,7 +186,7 @@ class Search:
         wanted = [("random mask", Configuration(RANDOM, best.configuration.sparsity, tuned, self.seed))]
         drawn = random_search(tables, max(total, fixed) - fixed + 1e-9 * total, count, self.seed)
         wanted += [("random search", Configuration(GROUPS, tuple((n, s) for n, s in sorted(d.items()) if s))) for d in drawn]
-        share = self._share(total)
+        share = self._share(best, total)
         if share is None:
             notes.append("no channels can be removed until the net is as fast: the comparison with narrower dense nets is left out")
         else:
@@ -195,8 +196,23 @@ class Search:
         results = self.judge([Job(c) for _, c in wanted], "what else could be done")
         return [self._measured(kind, c, r) for (kind, c), r in zip(wanted, results, strict=True)], tuple(notes)
 
-    def _share(self, total: float) -> float | None:
-        """The least share of channels whose removal makes the net as cheap, by bisection of the forecast."""
+    def _share(self, best: Trial, total: float) -> float | None:
+        """The least share of channels whose removal makes the net as fast: by bisection of the forecast, which measurements
+        correct."""
+        aim, found = total, None
+        for _ in range(CORRECTIONS):
+            share = self._narrowed(aim)
+            if share is None:
+                break
+            trial = self._trial("whole channels", Configuration(CHANNELS, (("", share),)))
+            if trial.load <= best.load:
+                found = min(share, found or 1.0)
+                if trial.load >= CLOSE * best.load:
+                    break
+            aim *= best.load / trial.load * (SAFE if trial.load > best.load else 1.0)
+        return found
+
+    def _narrowed(self, total: float) -> float | None:
         low, high = 0.0, 0.97
         last = self.narrow(high)
         if last is None or last > total:

@@ -117,6 +117,16 @@ def test_a_budget_that_nothing_meets():
     assert dict(world.measured[-1].sparsity) == {SENSITIVE: 0.9, NUMB: 0.9}
 
 
+def test_a_narrower_net_is_as_fast_although_its_forecast_is_off():
+    class Wide(World):
+        def cost(self, c):
+            share = dict(c.sparsity).get("")
+            return COSTS.total(c.sparsity) if share is None else 0.6 * self.narrow(share)
+    found = Wide(limit=60).run()
+    narrow = next(t for t in found.trials if t.kind == "whole channels")
+    assert 0.95 * found.best.load < narrow.load <= found.best.load
+
+
 def test_a_simpler_way_that_does_less_damage_is_chosen():
     found = World(limit=60, channels=0.0).run()
     assert found.best.kind == "whole channels" and "whole channels" in found.notes[-1]
