@@ -74,20 +74,20 @@ class Search:
             raise BudgetError(f"no layer gets faster by pruning, and the dense model takes {dense.load:.3g} times the budget",
                               fix=f"ask for {dense.load:.3g} times as much, or use a smaller model")
         ours = self._propose(tables, dense)
-        found = [t for t in ours if self._good(t)]
-        if found and self.tuned:
-            better = self._trial("ours", replace(min(found, key=lambda t: t.damage).configuration, tuned=True))
-            ours.append(better)
-            found += [better] if self._good(better) else []
-        if not found:
+        if not any(t.met for t in ours):
             raise self._impossible(ours)
-        best = min(found, key=lambda t: t.damage)
-        others, notes = self._others(tables, best, sum(not t.configuration.tuned for t in ours))
-        simpler = min([t for t in others if self._good(t)], key=lambda t: t.damage, default=best)
-        if simpler.damage < best.damage:
-            best = simpler
-            notes = (*notes, f"what does the least damage is no allocation of ours but {best.kind}: it is what the bundle holds")
-        return Found(best, (dense, *ours, *others), refused, tables, notes)
+        trials = ours + self._random_search(tables, min((t for t in ours if t.met), key=lambda t: t.damage), len(ours))
+        best = min((t for t in trials if t.met), key=lambda t: t.damage)
+        if self.tuned:
+            trials.append(self._trial(best.kind, replace(best.configuration, tuned=True)))
+        if not any(map(self._good, trials)):
+            raise self._impossible(trials)
+        best = min(filter(self._good, trials), key=lambda t: t.damage)
+        others, notes = self._others(best)
+        best = min(filter(self._good, [best, *others]), key=lambda t: t.damage)
+        if best.kind != "ours":
+            notes += (f"what does the least damage is no allocation of ours but {best.kind}: it is what the bundle holds",)
+        return Found(best, (dense, *trials, *others), refused, tables, notes)
 
     def _trial(self, kind: str, c: Configuration) -> Trial:
         result, = self.judge([Job(c)], f"{kind}: {_told(c)}")
@@ -179,13 +179,19 @@ class Search:
         return BudgetError(f"no configuration meets the budget: the fastest that was measured takes {fastest.load:.3g} times of it ({shown})",
                            fix="ask for that much, or use a smaller model")
 
-    def _others(self, tables: Tables, best: Trial, count: int) -> tuple[list[Trial], tuple[str, ...]]:
-        """What else could be done at the same latency."""
+    def _random_search(self, tables: Tables, best: Trial, count: int) -> list[Trial]:
+        """As many configurations, drawn at random, of the same forecast as the best of ours."""
         fixed = self._total({}) - sum(options[0].cost for options in tables.values())
+        total = self._total(dict(best.configuration.sparsity))
+        drawn = random_search(tables, max(total - fixed, 0.0) + 1e-9 * total, count, self.seed)
+        wanted = [Configuration(GROUPS, tuple((n, s) for n, s in sorted(d.items()) if s)) for d in drawn]
+        results = self.judge([Job(c) for c in wanted], "random search")
+        return [self._measured("random search", c, r) for c, r in zip(wanted, results, strict=True)]
+
+    def _others(self, best: Trial) -> tuple[list[Trial], tuple[str, ...]]:
+        """What else could be done at the same latency."""
         total, tuned, notes = self._total(dict(best.configuration.sparsity)), best.configuration.tuned, []
         wanted = [("random mask", Configuration(RANDOM, best.configuration.sparsity, tuned, self.seed))]
-        drawn = random_search(tables, max(total, fixed) - fixed + 1e-9 * total, count, self.seed)
-        wanted += [("random search", Configuration(GROUPS, tuple((n, s) for n, s in sorted(d.items()) if s))) for d in drawn]
         share = self._share(best, total)
         if share is None:
             notes.append("no channels can be removed until the net is as fast: the comparison with narrower dense nets is left out")
