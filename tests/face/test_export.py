@@ -38,6 +38,19 @@ def test_vectors_come_from_the_users_data(net, tmp_path):
         assert np.array_equal(np.stack([c["x"] for c in known.cases]), x) and np.array_equal(known.expected["y"], known.original["y"])
 
 
+def test_calibration_inputs_prune_and_judge(net, tmp_path):
+    x = n(40, 2, 8)
+    made = ek.export(net, output=tmp_path / "m.ekb", calibration={"x": x}, sparsity={"g": 0.5}, group=4)
+    pruning = made.manifest["pruning"]
+    assert pruning["method"] == "reconstruction" and pruning["held_back"]["cases"] == 8 and pruning["held_back"]["fitted"] == 32
+    output, = pruning["held_back"]["outputs"]
+    assert output["output"] == "y" and 0 < output["error"] < output["trivial"]["mean"]
+    assert any("on 8 held back 'y' is" in note for note in made.summary["notes"])
+    with pytest.raises(errors.InputError, match="at least 4"):
+        ek.export(net, output=tmp_path / "few.ekb", calibration={"x": x[:3]}, sparsity={"g": 0.5}, group=4)
+    assert not (tmp_path / "few.ekb").exists()
+
+
 def test_drawn_vectors_are_the_same_every_time(net):
     one, two = (vectors.make(net, net, (), 2) for _ in range(2))
     assert all(np.array_equal(a["x"], b["x"]) for a, b in zip(one.cases, two.cases, strict=True))
