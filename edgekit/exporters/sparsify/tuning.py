@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 RATE = 5e-3          # Adam's at first, of the size of what it changes; along a cosine to zero
 SMALLER = 0.3        # of it after an epoch that is undone
-WORSE = 1.1          # times the least error: such an epoch is undone
+LEAST = 1e-5         # where it ends
+WORSE = 1.3          # times the least error, or more than at the beginning: such an epoch is undone
 OFFSET = 0.1         # of the root mean square of a bias or a norm is its size
 SMALL = 0.1          # and what a smaller one counts as
 WARM = 0.05          # share of the steps in which the rate rises
@@ -112,16 +113,18 @@ def _taught(pupils: Sequence[Pupil], weights: Mapping[str, Weight], data: Calibr
             loss.backward()
             torch.nn.utils.clip_grad_norm_(change.values(), LIMIT)
             optimiser.step()
-        error, since = _error(pupils, held, window, effective()), since + 1
+        error = _error(pupils, held, window, effective())
         progress(f"tuning: epoch {epoch + 1} of {epochs}: error {error:.3g} of the outputs' spread on inputs held back, {begin:.3g} before")
         if error < best:
             best, since, kept = error, 0, {n: t.detach().clone() for n, t in change.items()}
-        elif not error <= WORSE * best:
+        elif error <= min(begin, WORSE * best):
+            since += 1
+        else:
             rate, optimiser = SMALLER * rate, torch.optim.Adam(change.values())
             with torch.no_grad():
                 for n, t in change.items():
                     t.copy_(kept[n])
-        if since > PATIENCE * epochs:
+        if since > PATIENCE * epochs or rate < LEAST:
             break
     return effective(kept) if best < begin else None
 
