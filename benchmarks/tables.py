@@ -18,19 +18,27 @@ PRECISE = "{:.3g}"
 
 def render(results: dict) -> str:
     """All tables."""
+    if set(results) == {"forecast"}:
+        return forecasts(results["forecast"]) + "\n"
     parts = ["# Results", _machine(results)] if results.get("machine") else ["# Results"]
     parts += [_bounds(results)]
     parts += [_native(name, rows) for name, rows in results.get("native", {}).items()]
     parts += [_wasm(name, rows) for name, rows in results.get("wasm", {}).items()]
     parts += [_arm64(results["arm64"])] if results.get("arm64") else []
     parts += [_layers(results["layers"])] if results.get("layers") else []
-    parts += [_forecast(results["forecast"])] if results.get("forecast") else []
+    parts += [forecasts(results["forecast"])] if results.get("forecast") else []
     return "\n\n".join(p for p in parts if p) + "\n"
 
 
 def write(results: dict, folder: Path) -> None:
-    """RESULTS.md with its plot, and the numbers behind them."""
+    """RESULTS.md with its plot, and the numbers behind them; FORECAST.md and its numbers, which are a run of their own."""
     import json
+    results = dict(results)
+    if found := results.pop("forecast", None):
+        (folder / "forecast.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+        (folder / "FORECAST.md").write_text(forecasts(found).replace("## ", "# ", 1) + "\n", "utf-8")
+    if not results:
+        return
     plot = plotted(results)
     (folder / "results.svg").write_text(plot, "utf-8")
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", "utf-8")
@@ -178,7 +186,7 @@ def _layers(found: dict) -> str:
             + table(["", "zeros", "layer", "", "ms", "possible", "bound by", "reached"], lost))
 
 
-def _forecast(found: dict) -> str:
+def forecasts(found: dict) -> str:
     """What `check` said of each network at each level beside what was measured; the median error against its bound."""
     body: list[Sequence[object]] = []
     levels = sorted({v for by_target in found.values() for x in by_target.values() for v in x.get("levels", {})})

@@ -406,7 +406,7 @@ def _parser() -> argparse.ArgumentParser:
 
     calibrate = verb("calibrate", _calibrate, "measure what kernels cost on a target, for the forecasts of `check`")
     calibrate.add_argument("calibrated", metavar="TARGET")
-    calibrate.add_argument("--networks", type=_whole, default=56, help="of random layers, that are measured (default: %(default)s)")
+    calibrate.add_argument("--networks", type=_whole, default=34, help="of random layers, that are measured (default: %(default)s)")
     calibrate.add_argument("-o", "--output", metavar="DIR", help="write PROCESSOR.toml there; `check` reads it where EDGEKIT_COSTS=DIR")
 
     verb("targets", _targets, "list the devices edgekit knows, and how each can be run here")

@@ -13,15 +13,16 @@ from edgekit.bench.peaks import caches
 from edgekit.errors import MissingToolError
 from edgekit.exporters.lower.plan import Plan
 from edgekit.files import check_place, write_text
+from edgekit.predict import measure
 from edgekit.predict.costs import Costs, text_of, works
 from edgekit.predict.samples import samples
 from edgekit.predict.work import Work
 from edgekit.targets import Target, processor
 
-COUNT = 56           # networks
+COUNT = 34           # networks: each family at least once
 TURNS = 3            # measurements of each, apart in time: a busy machine makes steps slower, never faster
 COUNTED = 20_000_000 # multiply-adds of a network at most, where instructions are counted: the emulator takes its time
-SMALL = {"seconds": 1e-7, "instructions": 200.0}  # below, an error counts by its size and not by its share
+SMALL = {"seconds": 2e-7, "instructions": 200.0}  # below, an error counts by its size and not by its share
 OUTLIER = 0.1        # relative errors beyond count by their size and not by its square (Huber 1964)
 PASSES = 400
 
@@ -50,11 +51,13 @@ def calibrate(name: str = "host", *, count: int = COUNT, output: Path | str | No
         known = {} if chosen.runner == "arm" else caches()
         rows = _rows(level, count, known, progress)
         kinds = {kind: fitted([r for r in rows if r[0] == kind], SMALL[unit]) for kind in sorted({r[0] for r in rows})}
+        progress(f"{name}: an inference that does nothing")
+        kinds["inference"] = measure.inference(level)
         own = processor(level.cpu, level.features)
         costs = Costs(own, unit, machine.describe()["cpu"] if unit == "seconds" else "emulator", known, kinds)
         from edgekit import __version__
         text = text_of(costs, f"Found by `edgekit calibrate {name}`, edgekit {__version__}: {len(rows)} steps of {count} networks of random layers.")
-        result["processors"][own] = {"kinds": {k: _quality(costs, [r for r in rows if r[0] == k]) for k in kinds}, "toml": text}
+        result["processors"][own] = {"kinds": {k: _quality(costs, [r for r in rows if r[0] == k]) for k in sorted({r[0] for r in rows})}, "toml": text}
         if output is not None:
             write_text(Path(output) / f"{own}.toml", text)
     return result
@@ -64,7 +67,6 @@ def _rows(target: Target, count: int, known: Mapping[str, int], progress: Callab
     """Every step of the networks, measured several times with all the others between, the least of each; once where it is counted."""
     from edgekit.exporters.load import load
     from edgekit.exporters.lower import lower, supported
-    from edgekit.predict.measure import measured
     counted, found = target.runner == "arm", {}
     for turn in range(1 if counted else TURNS):
         for number, (label, model) in enumerate(samples(count)):
@@ -79,7 +81,7 @@ def _rows(target: Target, count: int, known: Mapping[str, int], progress: Callab
                 runs = []
             if len(runs) <= turn:
                 progress(f"{target.name}: {label}, network {number + 1} of {count}: {len(plan.entries[0].steps)} steps" + ("" if counted else f", turn {turn + 1} of {TURNS}"))
-                runs.append(measured(plan, arrays, target))
+                runs.append(measure.measured(plan, arrays, target))
                 file.parent.mkdir(parents=True, exist_ok=True)
                 write_text(file, json.dumps(runs) + "\n")
             found[label] = list(zip(works(plan, plan.entries[0], target, known), np.min(runs, axis=0).tolist(), strict=True))

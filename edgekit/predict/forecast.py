@@ -154,7 +154,8 @@ def _by_layer(plan: Plan, costs: Costs, level: Target, owner: Mapping[str, str])
     """The share of each layer in the first entry, and the cost of all other steps."""
     entry = plan.entries[0]
     found: defaultdict[str, _Share] = defaultdict(_Share)
-    rest = 0.0
+    buffers = plan.buffers(entry)
+    rest = costs.of("inference", {"call": 1, "byte": sum(buffers[p.buffer].nbytes for p in (*entry.inputs, *entry.outputs))})
     for step, (kind, parts) in zip(entry.steps, works(plan, entry, level, costs.caches), strict=True):
         cost = costs.of(kind, parts)
         name = _layer_of(step, owner)

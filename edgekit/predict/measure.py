@@ -13,12 +13,14 @@ from edgekit.targets import Target
 
 SECONDS = 0.4        # of rounds over a plan
 ROUNDS = (7, 200)    # at least, at most
+SIZES = (16, 1 << 17) # inputs of a net that does nothing
+EMPTY = 60           # rounds of calls that do nothing
 QUIET = 0.2          # the quantile of the rounds that counts: others had company
 
 
 def measured(plan: Any, arrays: Mapping[str, np.ndarray], target: Target) -> list[float]:
     """Of each step of the first entry; target: of one level. The steps run in their order over the plan's arena, so that
-    what a step finds in the caches is what the one before has left; what calling costs is subtracted."""
+    what a step finds in the caches is what the one before has left; what it costs to call from here is subtracted."""
     from edgekit.exporters.emit.compile import compile_kernels
     from edgekit.exporters.emit.link import compile_c, link_shared
     from edgekit.tune.harness import machine_at
@@ -44,7 +46,7 @@ def measured(plan: Any, arrays: Mapping[str, np.ndarray], target: Target) -> lis
                 calls.append(machine.ready(symbol.name, [*places, 0, symbol.units, 0]))
                 empty.append(machine.ready(symbol.name, [*places, 0, 0, 0]))
             if target.runner == "arm":
-                return [call(1) - nothing(1) for call, nothing in zip(calls, empty, strict=True)]
+                return [call(1) for call in calls]
             return _quiet(calls, empty)
 
 
@@ -52,5 +54,31 @@ def _quiet(calls: list, empty: list) -> list[float]:
     once = max(sum(call(1) for call in calls) for _ in range(3))
     rounds = int(min(max(SECONDS / once, ROUNDS[0]), ROUNDS[1]))
     taken = np.array([[call(1) for call in calls] for _ in range(rounds)])
-    nothing = np.array([[call(1) for call in empty] for _ in range(min(rounds, 50))])
+    nothing = np.array([[call(1) for call in empty] for _ in range(EMPTY)])
     return np.maximum(np.quantile(taken, QUIET, axis=0) - np.quantile(nothing, QUIET, axis=0), 1e-9).tolist()
+
+
+def inference(target: Target) -> dict[str, float]:
+    """What an inference costs beside its steps: `call`, and each `byte` that goes in or out. Of a net that does nothing,
+    with few inputs and with many."""
+    from onnx import TensorProto, helper
+
+    from edgekit.export import export
+    from edgekit.exporters.load import load
+    from edgekit.exporters.lower import lower
+    from edgekit.runtimes import open_session
+    found = {}
+    for size in SIZES:
+        ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (size,)) for name in "xy"]
+        graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "nothing", ports[:1], ports[1:])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+        plan, arrays = lower("nothing", [("run", load(model).variants[0].model)])
+        x = {"x": np.zeros(size, np.float32)}
+        with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
+            bundle = export(model, targets=[target.name], output=Path(folder) / "nothing.ekb", name="nothing")
+            with closing(open_session(bundle.files, target.name)) as session, one_core(target.runner != "arm"):
+                whole = session.instructions(x, "run") if target.runner == "arm" else float(np.quantile([session.time(x, "run") for _ in range(ROUNDS[1])], QUIET))
+        found[size] = max(whole - sum(measured(plan, arrays, target)), 0.0)
+    few, many = (found[size] for size in SIZES)
+    each = max(many - few, 0.0) / (8 * (SIZES[1] - SIZES[0]))
+    return {"call": max(few - 8 * SIZES[0] * each, 0.0), "byte": each}

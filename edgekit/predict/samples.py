@@ -246,5 +246,40 @@ def _graph(s: _Sketch) -> Any:
     return s.model(top, s.add("Clip", [s.moved(y, 1, 0)], (s.shapes[x][1], nodes)), best, spread)
 
 
-FAMILIES: tuple[Callable[[_Sketch], Any], ...] = (_image, _tokens, _image, _policy, _sequence, _image, _graph, _image, _policy, _image, _sequence,
-                                                  _tokens, _image, _large)
+def _deep(s: _Sketch) -> Any:
+    """Convolutions of many channels over small images: more weights than caches hold."""
+    x = s.given(1, s.width(128, 512), *[s.size(5, 28)] * 2)
+    for _ in range(9):
+        _, channels, height, width = s.shapes[x]
+        most = min(1024.0, 150e6 / 9 / (height * width) / channels)
+        stride = s.pick(1, 1, 2) if height >= 14 else 1
+        x = s.activated(s.conv(x, s.width(max(64.0, most / 2), most), s.pick((3, 3), (3, 3), (1, 1)), stride), "Relu", "")
+    channels = s.shapes[x][1]
+    return s.model(s.linear(s.shaped(s.add("GlobalAveragePool", [x], (1, channels, 1, 1)), 1, channels), 100))
+
+
+def _between(s: _Sketch) -> Any:
+    """What lies between products: pooling, sums, copies, elementwise functions; attention over tokens, with a mask or without."""
+    outputs = []
+    x = s.given(1, s.size(16, 128), *[s.size(10, 80)] * 2)
+    for _ in range(6):
+        _, channels, height, width = shape = s.shapes[x]
+        kernel, stride = s.pick((3, 2), (3, 2), (3, 1), (2, 2), (5, 1)) if min(height, width) >= 6 else (1, 1)
+        pad = s.pick(0, kernel // 2)
+        out = tuple((n + 2 * pad - kernel) // stride + 1 for n in (height, width))
+        outputs.append(s.add(s.pick("MaxPool", "MaxPool", "AveragePool"), [x], (1, channels, *out), kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[pad] * 4))
+        y = s.add("Mul", [s.add(s.pick("Sigmoid", "Tanh", "HardSwish"), [x], shape), x], shape)
+        outputs.append(s.moved(s.add("Add", [y, x], shape), 0, 2, 3, 1) if s.chance(0.5) else s.add("ReduceMean", [y, s.constant(np.array([2, 3]))], (1, channels, 1, 1)))
+        x = s.add("Concat", [y, outputs[-2]], (1, 2 * channels, *out), axis=1) if out == (height, width) and channels < 200 else y
+    for _ in range(4):
+        heads, tokens, depth = s.pick(1, 4, 8, 16), s.size(12, 120), s.pick(8, 16, 32, 64)
+        q, k, v = (s.given(1, heads, *extent) for extent in ((tokens, depth), (depth, tokens), (tokens, depth)))
+        scores = s.add("Mul", [s.add("MatMul", [q, k], (1, heads, tokens, tokens)), s.constant(np.full(1, 0.25, np.float32))], (1, heads, tokens, tokens))
+        if s.chance(0.3):
+            scores = s.add("Add", [scores, s.constant(s.small(tokens, tokens))], s.shapes[scores])
+        outputs.append(s.add("MatMul", [s.add("Softmax", [scores], s.shapes[scores], axis=-1), v], s.shapes[v]))
+    return s.model(*outputs)
+
+
+_USUAL = (_image, _tokens, _image, _policy, _sequence, _image, _graph, _image, _policy, _image, _sequence, _tokens, _image, _large)
+FAMILIES: tuple[Callable[[_Sketch], Any], ...] = (*_USUAL, *_USUAL, _deep, _deep, _deep, _deep, _between, _between)

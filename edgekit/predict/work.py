@@ -297,13 +297,14 @@ def _map(k: spec.Map, machine: Machine) -> Work:
 def _reduce(k: spec.Reduce, machine: Machine) -> Work:
     outer, inner = k.shape[:k.outer], k.shape[k.outer:]
     results, n = prod(outer), prod(inner)
-    along_outer = bool(outer) and all(t.strides[k.outer - 1] in (0, 1) for t in k.inputs) and outer[-1] > 1 and any(
-        t.strides[-1] not in (0, 1) for t in k.inputs)
+    apart = {t.strides[k.outer - 1] for t in k.inputs} if outer and outer[-1] > 1 else {-1}
+    strided = any(t.strides[-1] not in (0, 1) for t in k.inputs)
+    along_outer = inner[-1] <= 7 and apart <= {0, 1, 2} or strided and apart <= {0, 1}
     if along_outer:
         stored = results // outer[-1] * _vectors(outer[-1], machine.lanes)
         vectors = stored * n
-        loads: Work = {"load": len(k.inputs) * vectors}
-        return _sum({"row": results // outer[-1], "result": stored, "step": vectors}, loads, _body(k.pre, vectors), _body(k.post, stored))
+        loads: Work = {"load_apart" if 2 in apart else "load": len(k.inputs) * vectors}
+        return _sum({"row": results // outer[-1], "result": stored, f"step_{k.op}": vectors}, loads, _body(k.pre, vectors), _body(k.post, stored))
     rows = results * prod(inner[:-1])
     vectors = rows * (_vectors(inner[-1], machine.lanes) if inner[-1] > 7 else inner[-1])
     return _sum({"row": rows, "result": results, "vector": vectors}, _operands(k.inputs, vectors, results * n),

@@ -116,7 +116,7 @@ def test_there_are_costs_for_what_runs_here():
     for name in ("host", "wasm", "arm64"):
         costs = costs_of(targets.load(name).here[0])
         assert costs is not None and costs.unit == ("instructions" if name == "arm64" else "seconds")
-        assert set(costs.kinds) == {"arg", "attention", "conv", "depthwise", "gather", "linear", "map", "matmul", "norm", "recurrent", "reduce", "scatter",
+        assert set(costs.kinds) == {"arg", "attention", "conv", "depthwise", "gather", "inference", "linear", "map", "matmul", "norm", "recurrent", "reduce", "scatter",
                                     "softmax", "winograd_input", "winograd_output"}
 
 
@@ -195,6 +195,7 @@ def test_calibrating_goes_on_where_it_was_and_finds_what_was_measured(monkeypatc
         asked.append(len(plan.entries[0].steps))
         return [true.of(kind, parts) for kind, parts in works(plan, plan.entries[0], target, true.caches)]
     monkeypatch.setattr(measure, "measured", fake)
+    monkeypatch.setattr(measure, "inference", lambda target: true.kinds["inference"])
     monkeypatch.setattr(calibration, "caches", lambda: {"L1": 1, **true.caches})
     result = calibration.calibrate("host", count=7, output=tmp_path / "tables")
     assert len(asked) == 7 * calibration.TURNS
