@@ -4,7 +4,7 @@ from statistics import fmean
 
 from benchmarks.accuracy.measure import LEFT
 from benchmarks.accuracy.methods import METHODS
-from benchmarks.accuracy.rows import Bar
+from benchmarks.accuracy.rows import MODULES, Bar
 
 
 def render(results: Mapping[str, dict]) -> str:
@@ -12,9 +12,12 @@ def render(results: Mapping[str, dict]) -> str:
     from benchmarks.tables import table
 
     bars = [line for kept in results.values() for line in _bars(kept)]
-    held = sum(line[-1] == "held" for line in bars)
-    parts = ["# Accuracy", INTRODUCTION, f"## Bars\n\n{held} of {len(bars)} are held.\n\n" + table(
-        ["", "method", "zeros", "figure", "dense", "bar", "measured", ""], bars)]
+    count = {said: sum(line[-1] == said for line in bars) for said in ("held", "missed", "not run")}
+    told = ", ".join(f"{said}: {n}" for said, n in count.items()) + "."
+    left = [name for name in MODULES if name not in results]
+    told += f" Rows of which nothing was run: {', '.join(left)}." if left else ""
+    parts = ["# Accuracy", INTRODUCTION, f"## Bars\n\n{told}\n\n" + table(
+        ["", "method", "zeros", "figure", "dense", "bar", "measured", "seeds", ""], bars)]
     for kept in results.values():
         about = [f"{kept['split'][0].upper()}{kept['split'][1:]}."]
         about += [f"Dense: {', '.join(f'{k} {_number(v)}' for k, v in kept['dense'].items())}."]
@@ -87,7 +90,7 @@ def _bars(kept: dict) -> Iterable[list]:
         measured, said = judge(bar, kept, found)
         limit = {"relative": f"{bar.most:+.0%}" if bar.most else "no worse", "least": f"at least {bar.most:.0%}",
                  "margin": f"within {_number(bar.most)}", "improves": "better than one-shot"}[bar.kind]
-        yield [kept["title"], bar.method, f"{bar.sparsity:.0%}", bar.figure, _number(kept["dense"][bar.figure]), limit, measured, said]
+        yield [kept["title"], bar.method, f"{bar.sparsity:.0%}", bar.figure, _number(kept["dense"][bar.figure]), limit, measured, len(found) or None, said]
 
 
 def judge(bar: Bar, kept: dict, found: Mapping[str, Mapping]) -> tuple[str, str]:

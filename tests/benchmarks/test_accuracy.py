@@ -171,7 +171,7 @@ def test_what_is_measured_is_kept_and_told(tmp_path):
     again = measure.measure(line, ["magnitude"], [0.25, 0.5], 2, tmp_path, said.append)
     assert again == kept and len(said) == 2
     text = tables.render({"line": kept})
-    assert "| 25% | error |" in text and f"{errors[1]:.4g}" in text and text.count("| missed |") == 1 and "0 of 1 are held" in text
+    assert "| 25% | error |" in text and f"{errors[1]:.4g}" in text and text.count("| missed |") == 1 and "held: 0, missed: 1, not run: 0" in text
     assert "line" in tables.plotted({"line": kept}, "magnitude") and not tables.plotted({"line": kept}, "tuned")
 
 
