@@ -6,6 +6,7 @@ from math import inf, prod
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from edgekit.exporters.sparsify.graph import GATES
@@ -156,4 +157,4 @@ def _kernel(node: "Node", rank: int) -> list[int]:
 def made(use: Use, result: Tensor, at: np.ndarray) -> Tensor:
     """What the weight gives at these positions, with its bias: (cases * n, R)."""
     flat = result.movedim(2, -1) if use.node.op == "Conv" else result
-    return flat.reshape(len(result), -1, flat.shape[-1])[np.arange(len(result))[:, None], at].flatten(0, 1)
+    return flat.reshape(len(result), -1, flat.shape[-1])[torch.arange(len(result))[:, None], torch.tensor(at)].flatten(0, 1)
