@@ -96,8 +96,9 @@ def _export(network: Network, form: str, output: Path, targets: Sequence[str], p
 
     def tell(line: str) -> None:
         progress(f"{name}: {line}")
+    one_shot = form == ONE_SHOT  # by magnitude: with inputs `export` reconstructs, which takes torch, and the demo does without
     return export(network.tuned if form == TUNED else network.dense, targets=list(targets), states=network.states,
-                  sparsity=0.5 if form == ONE_SHOT else 0.0, group="auto", calibration=_inputs(network),
+                  sparsity=0.5 if one_shot else 0.0, group="auto", calibration=None if one_shot else _inputs(network),
                   output=output / f"{name}.ekb", name=name.replace("-", "_"), overwrite=True, progress=tell)
 
 
