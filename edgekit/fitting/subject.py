@@ -152,16 +152,13 @@ def _drawn(made: Any, seed: int) -> Any:
     """The same net before training: weights of its layers drawn with the deviation that each has, equal in all models."""
     from dataclasses import replace
 
-    from onnx import ModelProto, numpy_helper
+    from onnx import numpy_helper
 
-    from edgekit.exporters.sparsify.graph import weights
-    models = []
-    for model in made.models:
-        models.append(ModelProto())
-        models[-1].CopyFrom(model)
-    tensors = [{t.name: t for t in m.graph.initializer} for m in models]
+    from edgekit.exporters.sparsify.graph import weights, with_values
+    tensors = [{t.name: t for t in m.graph.initializer} for m in made.models]
+    values: list[dict[str, np.ndarray]] = [{} for _ in made.models]
     rng = np.random.default_rng(seed)
-    for layer in weights(models):
+    for layer in weights(made.models):
         drawn = None
         for k, name, layout in layer.places:
             old = numpy_helper.to_array(tensors[k][name])
@@ -169,6 +166,5 @@ def _drawn(made: Any, seed: int) -> Any:
                 continue
             if drawn is None:
                 drawn = (rng.standard_normal(old.shape) * old.std() + old.mean()).astype(old.dtype)
-            value = drawn if drawn.shape == old.shape else drawn.T.reshape(old.shape)
-            tensors[k][name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), name))
-    return replace(made, models=tuple(models))
+            values[k][name] = drawn if drawn.shape == old.shape else drawn.T.reshape(old.shape)
+    return replace(made, models=tuple(map(with_values, made.models, values)))

@@ -6,7 +6,7 @@ kernels are those that an export would compile, are costed from the processor's 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from edgekit.exporters.kernels import spec
 from edgekit.exporters.lower import lower
 from edgekit.exporters.lower.plan import Plan, Step
 from edgekit.exporters.sparsify.benefit import LEVELS
-from edgekit.exporters.sparsify.graph import Weight, matrices, products, require_onnx, restore, weights
+from edgekit.exporters.sparsify.graph import Weight, matrices, products, require_onnx, restore, weights, with_values
 from edgekit.exporters.sparsify.rules import LEFT, Group, checked, decide
 from edgekit.exporters.sparsify.zeros import zeros
 from edgekit.predict.costs import Costs, costs_of, works
@@ -205,23 +205,20 @@ def _why(dense: _Share, at: Mapping[float, _Share]) -> str:
 
 def _sparse(models: "Sequence[onnx.ModelProto]", known: Sequence[Weight], sparsity: float, group: Group) -> "list[onnx.ModelProto]":
     """Copies whose layers read random groups, as pruning to that sparsity would leave them."""
-    onnx = require_onnx()
+    to_array = require_onnx().numpy_helper.to_array
     random = np.random.default_rng(0)
-    copies: list[Any] = []
-    for model in models:
-        copies.append(onnx.ModelProto())
-        copies[-1].CopyFrom(model)
-    tensors = [{t.name: t for t in model.graph.initializer} for model in copies]
+    tensors = [{t.name: t for t in model.graph.initializer} for model in models]
+    values: list[dict[str, np.ndarray]] = [{} for _ in models]
     for weight in known:
         choice = decide(weight.facts, sparsity, group)
         if choice.reason or weight.facts.blocked not in ("", LEFT) or not weight.places:
             continue
         for number, name, layout in weight.places:
-            array = onnx.numpy_helper.to_array(tensors[number][name])
+            array = to_array(tensors[number][name])
             there = zeros(array, layout, weight.facts)
             stack = matrices(array, layout)
             if there.group and there.kept * stack.shape[2] <= choice.kept:
                 continue
             grouped = np.stack([masked(np.ones(w.shape, array.dtype), choice.v, choice.kept, random, permute=True) for w in stack])
-            tensors[number][name].CopyFrom(onnx.numpy_helper.from_array(restore(grouped, array.shape, layout), name))
-    return copies
+            values[number][name] = restore(grouped, array.shape, layout)
+    return list(map(with_values, models, values))

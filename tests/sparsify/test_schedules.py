@@ -18,18 +18,11 @@ from torch import nn
 
 from edgekit.exporters.sparsify.masked import masks
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 
 def adam(parameters):
     return torch.optim.AdamW(parameters, 1e-2, weight_decay=0.1)
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    torch.manual_seed(0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Net(nn.Module):

@@ -12,14 +12,7 @@ from torch import nn
 
 from edgekit.exporters.sparsify.training import prune, remove, summary
 
-
-@pytest.fixture(autouse=True)
-def seeded():
-    torch.manual_seed(0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 class Forecaster(nn.Module):

@@ -2,13 +2,13 @@
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.errors import MissingToolError
+from edgekit.errors import InputError, MissingToolError
 from edgekit.exporters.sparsify.rules import LEFT, TRANSPOSED, Facts, grouped
 
 if TYPE_CHECKING:
@@ -66,6 +66,25 @@ def matrices(weight: np.ndarray, layout: str) -> np.ndarray:
 def restore(stack: np.ndarray, shape: tuple[int, ...], layout: str) -> np.ndarray:
     """The inverse of `matrices`."""
     return np.ascontiguousarray(stack[0].T if layout == "columns" else stack.reshape(shape))
+
+
+def finite(name: str, stack: np.ndarray) -> np.ndarray:
+    """The weights of the layer `name`, or InputError."""
+    if not np.isfinite(stack).all():
+        raise InputError("the weights are not finite", where=name, fix="train or export the model again")
+    return stack
+
+
+def with_values(model: "onnx.ModelProto", values: Mapping[str, np.ndarray]) -> "onnx.ModelProto":
+    """A copy of the model whose initializers have these values, in their own types."""
+    onnx = require_onnx()
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    for t in made.graph.initializer:
+        if t.name in values:
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(t.data_type)
+            t.CopyFrom(onnx.numpy_helper.from_array(np.asarray(values[t.name], dtype), t.name))
+    return made
 
 
 def weights(models: "Sequence[onnx.ModelProto]") -> list[Weight]:

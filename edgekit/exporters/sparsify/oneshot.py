@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit.errors import InputError
 from edgekit.exporters.sparsify.channels import narrower
-from edgekit.exporters.sparsify.graph import Weight, matrices, require_onnx, restore, weights
+from edgekit.exporters.sparsify.graph import Weight, finite, matrices, require_onnx, restore, weights, with_values
 from edgekit.exporters.sparsify.patterns import Pattern, agreed, group_of, keep, parse
 from edgekit.exporters.sparsify.rules import LEFT, Choice, Group, Layer, Sparsity, decide_all
 from edgekit.exporters.sparsify.scores import l2
@@ -43,19 +42,16 @@ def prune_onnx(models: "Sequence[onnx.ModelProto]", *, sparsity: Sparsity, group
     once and alike. Zeros that are there already stay, and count where kernels use them. InputError for bad arguments.
     """
     wanted = parse(pattern)
-    onnx = require_onnx()
+    to_array = require_onnx().numpy_helper.to_array
     if wanted.kind == "channels":
         return _narrowed(models, narrower(models, sparsity, score))
-    copies = []
-    for model in models:
-        copies.append(onnx.ModelProto())
-        copies[-1].CopyFrom(model)
-    tensors = [{t.name: t for t in model.graph.initializer} for model in copies]
-    found = weights(copies)
+    tensors = [{t.name: t for t in model.graph.initializer} for model in models]
+    values: list[dict[str, np.ndarray]] = [{} for _ in models]
+    found = weights(models)
     choices = decide_all([(w.name, w.facts) for w in found], agreed(wanted, sparsity), group_of(wanted, group))
     layers = []
     for weight, choice in zip(found, choices):
-        arrays = [onnx.numpy_helper.to_array(tensors[m][name]) for m, name, _ in weight.places]
+        arrays = [to_array(tensors[m][name]) for m, name, _ in weight.places]
         if weight.facts.blocked not in ("", LEFT):
             layers.append(_layer(weight, 0.0, None, choice.reason))
             continue
@@ -67,20 +63,12 @@ def prune_onnx(models: "Sequence[onnx.ModelProto]", *, sparsity: Sparsity, group
             layers.append(_layer(weight, 0.0, None, choice.reason))
         else:
             taps = math.prod(weight.shape[2:]) if weight.facts.kind == "conv" else 1
-            kept = [keep(score(w), wanted, choice, taps, permute) for w in _finite(weight.name, stack)]
+            kept = [keep(score(w), wanted, choice, taps, permute) for w in finite(weight.name, stack).astype(np.float32)]
             pruned = np.where(kept, stack, np.zeros((), stack.dtype))
             for (m, name, layout), array in zip(weight.places, arrays):
-                value = restore(pruned, array.shape, layout)
-                tensors[m][name].CopyFrom(onnx.numpy_helper.from_array(value, name))
+                values[m][name] = restore(pruned, array.shape, layout)
             layers.append(_seen(weight, choice, wanted, pruned))
-    return Pruned(tuple(copies), tuple(layers))
-
-
-def _finite(name: str, stack: np.ndarray) -> np.ndarray:
-    """The weights in float32, or InputError."""
-    if not np.isfinite(stack).all():
-        raise InputError("the weights are not finite", where=name, fix="train or export the model again")
-    return stack.astype(np.float32)
+    return Pruned(tuple(map(with_values, models, values)), tuple(layers))
 
 
 def _narrowed(models: "Sequence[onnx.ModelProto]", narrow: "tuple[onnx.ModelProto, ...]") -> Pruned:

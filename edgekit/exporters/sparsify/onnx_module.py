@@ -106,13 +106,6 @@ class Trainable(nn.Module):
 
     def to_onnx(self) -> "onnx.ModelProto":
         """The model with the weights as they are; the zeros that were there are in it."""
-        import onnx
-
-        made = onnx.ModelProto()
-        made.CopyFrom(self._model)
-        for t in made.graph.initializer:
-            if self.graph.is_weight(t.name):
-                weight = self.graph.weight(t.name).detach().cpu()
-                dtype = onnx.helper.tensor_dtype_to_np_dtype(t.data_type)
-                t.CopyFrom(onnx.numpy_helper.from_array(weight.float().numpy().astype(dtype) if dtype.itemsize < 4 else weight.numpy().astype(dtype), t.name))
-        return made
+        weights = {n: self.graph.weight(n).detach().cpu() for n in filter(self.graph.is_weight, self.graph.initializers)}
+        # numpy has no bfloat16, and float32 holds all of it
+        return onnx_graph.with_values(self._model, {n: (t.float() if t.itemsize < 4 else t).numpy() for n, t in weights.items()})

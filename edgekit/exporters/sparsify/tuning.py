@@ -20,6 +20,7 @@ try:
 except ImportError:
     raise MissingToolError("torch is not installed", fix="pip install 'edgekit-deploy[torch]'") from None
 
+from edgekit.exporters.sparsify.graph import with_values
 from edgekit.exporters.sparsify.oneshot import Pruned
 from edgekit.exporters.sparsify.reconstruction.calibration import Calibration, read_calibration
 from edgekit.exporters.sparsify.torch_graph.graph import Graph
@@ -84,7 +85,8 @@ def tune(dense: "Sequence[onnx.ModelProto]", pruned: Pruned, calibration: Mappin
     if not weights or not pupils:
         return pruned
     found = _taught(pupils, weights, data, sum(layer.macs for layer in pruned.layers), progress)
-    return pruned if found is None else replace(pruned, models=tuple(_written(m, k, found) for m, k in zip(pruned.models, keys)))
+    return pruned if found is None else replace(pruned, models=tuple(
+        with_values(m, {n: found[key].float().numpy() for n, key in k.items()}) for m, k in zip(pruned.models, keys)))
 
 
 def _taught(pupils: Sequence[Pupil], weights: Mapping[str, Weight], data: Calibration, macs: int, progress: Callable[[str], None]
@@ -226,16 +228,3 @@ def _error(pupils: Sequence[Pupil], cases: Tensor, window: int, weights: Mapping
     with torch.no_grad():
         sums = [float(_loss(p, part, window, weights)) * len(part) for p in pupils for part in cases.split(4 * _batch(p, window))]
     return sum(sums) / len(cases) / len(pupils)
-
-
-def _written(model: "onnx.ModelProto", keys: Mapping[str, str], weights: Mapping[str, Tensor]) -> "onnx.ModelProto":
-    """The model with these values of its initializers."""
-    import onnx
-
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    for t in made.graph.initializer:
-        if t.name in keys:
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(t.data_type)
-            t.CopyFrom(onnx.numpy_helper.from_array(weights[keys[t.name]].float().numpy().astype(dtype), t.name))
-    return made

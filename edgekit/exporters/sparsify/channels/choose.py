@@ -9,7 +9,7 @@ from edgekit.errors import InputError
 from edgekit.exporters.sparsify.channels.coupling import KEEP, Graph, Labels, trace
 from edgekit.exporters.sparsify.channels.remove import removed
 from edgekit.exporters.sparsify.channels.verify import verify
-from edgekit.exporters.sparsify.graph import Weight, matrices, require_onnx, shapes_of, weights
+from edgekit.exporters.sparsify.graph import Weight, finite, matrices, require_onnx, shapes_of, weights
 from edgekit.exporters.sparsify.rules import LEFT, TRANSPOSED, Sparsity, checked, grouped
 
 if TYPE_CHECKING:
@@ -65,9 +65,7 @@ def _row_scores(graph: Graph, layer: Weight, score: Callable[[np.ndarray], np.nd
     _, name, layout = layer.places[0]
     w = graph.constants[name]
     stack = w.swapaxes(0, 1).reshape(1, w.shape[1], -1) if layer.op == "ConvTranspose" else matrices(w, layout)
-    if not np.isfinite(stack).all():
-        raise InputError("the weights are not finite", where=layer.name, fix="train or export the model again")
-    found = sum(score(m.astype(np.float32)).sum(1, dtype=np.float64) for m in stack)
+    found = sum(score(m.astype(np.float32)).sum(1, dtype=np.float64) for m in finite(layer.name, stack))
     return found / max(float(np.mean(found)), 1e-30)
 
 

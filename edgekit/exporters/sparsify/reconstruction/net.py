@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgekit.errors import InputError
-from edgekit.exporters.sparsify.graph import Weight, matrices, require_onnx, restore, weights
+from edgekit.exporters.sparsify.graph import Weight, finite, matrices, require_onnx, restore, weights, with_values
 from edgekit.exporters.sparsify.oneshot import Pruned
 from edgekit.exporters.sparsify.reconstruction import local, sequence
 from edgekit.exporters.sparsify.reconstruction.calibration import Calibration, read_calibration
@@ -50,8 +49,8 @@ class _Net:
 
     def __init__(self, models: "Sequence[onnx.ModelProto]", data: Calibration, progress: Progress):
         self.models, self.data, self.progress = models, data, progress
-        self.onnx = require_onnx()
-        self.arrays = [{t.name: np.array(self.onnx.numpy_helper.to_array(t)) for t in m.graph.initializer} for m in models]
+        to_array = require_onnx().numpy_helper.to_array
+        self.arrays = [{t.name: np.array(to_array(t)) for t in m.graph.initializer} for m in models]
         self.graphs = [Graph(m).requires_grad_(False) for m in models]
         self.uses = [Uses(g) for g in self.graphs]
         self.inputs = {k: {n: torch.from_numpy(a[:data.fitted]) for n, a in given.items()} for k, given in enumerate(data.inputs) if given}
@@ -80,8 +79,7 @@ class _Net:
             return layer(1 - there.kept, there.group, ""), False
         if choice.reason:
             return layer(0.0, None, choice.reason), not weight.facts.blocked and bool(self._used(weight)) and there.share == 0
-        if not np.isfinite(array).all():
-            raise InputError("the weights are not finite", where=weight.name, fix="train or export the model again")
+        finite(weight.name, array)
         if not self._used(weight):
             return layer(0.0, None, "no calibration data reach it"), False
         return layer(1 - choice.kept / weight.facts.inputs, choice.v, ""), True
@@ -220,15 +218,7 @@ class _Net:
                 self.changed[model][bias] = flat.reshape(old.shape).to(old.dtype)
 
     def _models(self) -> "tuple[onnx.ModelProto, ...]":
-        copies = []
-        for model, changed in zip(self.models, self.changed):
-            copy = self.onnx.ModelProto()
-            copy.CopyFrom(model)
-            for tensor in copy.graph.initializer:
-                if tensor.name in changed:
-                    tensor.CopyFrom(self.onnx.numpy_helper.from_array(changed[tensor.name].numpy(), tensor.name))
-            copies.append(copy)
-        return tuple(copies)
+        return tuple(with_values(model, {n: t.numpy() for n, t in changed.items()}) for model, changed in zip(self.models, self.changed))
 
 
 def _places(positions: int, cases: int, count: int, use: int) -> np.ndarray:
