@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from edgekit import targets as devices
 from edgekit.bundle import Bundle
 from edgekit.demo import networks, page, pictures
 from edgekit.demo.evaluate import baselines, driving, forecasting
@@ -90,16 +91,24 @@ def _runs_here(target: str, progress: Tell) -> bool:
 
 
 def _export(network: Network, form: str, output: Path, targets: Sequence[str], progress: Tell) -> Bundle:
-    """The bundle of one form of a network; `export` verifies it on every target that runs here."""
-    from edgekit.export import export
+    """The bundle of one form of a network, verified on every target that runs here.
+
+    Pruned by magnitude, as without inputs: the form shows what pruning alone costs, and needs no torch.
+    """
+    from edgekit.export import assemble
+    from edgekit.exporters.load import load
+    from edgekit.exporters.lower import supported
+    from edgekit.exporters.sparsify import prune_onnx
     name = f"{network.name}-{FORMS[form]}"
 
     def tell(line: str) -> None:
         progress(f"{name}: {line}")
-    one_shot = form == ONE_SHOT  # by magnitude: with inputs `export` reconstructs, which takes torch, and the demo does without
-    return export(network.tuned if form == TUNED else network.dense, targets=list(targets), states=network.states,
-                  sparsity=0.5 if one_shot else 0.0, group="auto", calibration=None if one_shot else _inputs(network),
-                  output=output / f"{name}.ekb", name=name.replace("-", "_"), overwrite=True, progress=tell)
+    sparsity = 0.5 if form == ONE_SHOT else 0.0
+    loaded = load(network.tuned if form == TUNED else network.dense, states=network.states, name=name.replace("-", "_"), keep=supported())
+    pruned = prune_onnx([v.model for v in loaded.variants], sparsity=sparsity, group="auto")
+    how = {"pattern": "groups", "sparsity": sparsity, "method": "magnitude" if sparsity else "none", "held_back": None}
+    return assemble(loaded, pruned, [devices.load(t) for t in targets], output / f"{name}.ekb", calibration=_inputs(network),
+                    pruning=how, overwrite=True, progress=tell)
 
 
 def _inputs(network: Network, cases: int = 32) -> dict[str, np.ndarray]:
